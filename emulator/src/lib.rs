@@ -1,1 +1,3 @@
-//! A CUDA driver library for the CPU.
+//! A CUDA driver library for the CPU: devices made of CPU time that run the very PTX a GPU would get.
+
+pub mod ptx;

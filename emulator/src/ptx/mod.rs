@@ -1,0 +1,3 @@
+//! PTX text, checked and resolved.
+
+pub mod ast;
