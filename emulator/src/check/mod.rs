@@ -1,0 +1,3 @@
+//! What must not happen.
+
+pub mod shared;

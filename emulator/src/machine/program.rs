@@ -1,0 +1,212 @@
+//! A loaded module: kernels decoded into executable instructions.
+
+use crate::isa;
+use crate::isa::decode::{Cpu, Decoder, Result};
+use crate::machine::inst::{Inst, RowId, RowInit};
+use crate::ptx::ast::{self, Directives, PtxError, Space, Span, Variable};
+
+/// First byte of user shared memory in a block's window: the first KiB is the system's on sm_90.
+pub const SHARED_BASE: u32 = 0x400;
+
+/// Side table entry of a complex instruction.
+pub type Aux = Box<dyn std::any::Any + Send + Sync>;
+
+/// One kernel parameter in the parameter block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ParamLayout {
+    /// Byte offset.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+    /// Alignment.
+    pub align: u32,
+}
+
+/// What the host may ask about a kernel.
+#[derive(Clone, Debug)]
+pub struct KernelInfo {
+    /// Name.
+    pub name: String,
+    /// Parameters.
+    pub params: Vec<ParamLayout>,
+    /// Bytes of the parameter block.
+    pub param_bytes: u64,
+    /// Bytes of static shared memory.
+    pub static_smem: u32,
+    /// Bytes of local memory per thread.
+    pub local_bytes: u32,
+    /// Registers per thread: what `.maxnreg` says, else an estimate from the block size limit.
+    pub regs: u32,
+    /// Threads a block may have.
+    pub max_threads: u32,
+    /// Directives as written.
+    pub directives: Directives,
+}
+
+/// A kernel ready to run.
+pub struct Kernel {
+    /// For the host.
+    pub info: KernelInfo,
+    /// Instructions; the last is an implicit `ret`.
+    pub code: Vec<Inst>,
+    /// Per instruction: place in the text.
+    pub spans: Vec<Span>,
+    /// Per instruction: the opcode.
+    pub opcodes: Vec<String>,
+    /// Side tables.
+    pub aux: Vec<Aux>,
+    /// Rows of a warp's register file.
+    pub rows: u32,
+    /// Predicates.
+    pub preds: u32,
+    /// What rows hold when a warp starts.
+    pub init: Vec<(RowId, RowInit)>,
+    /// Offset in the window of the dynamic shared memory.
+    pub dyn_shared: u32,
+}
+
+/// A loaded module.
+pub struct Program {
+    kernels: Vec<Kernel>,
+    variables: Vec<Variable>,
+}
+
+impl Program {
+    /// Decodes every kernel of `module` for this CPU.
+    ///
+    /// # Errors
+    /// The first instruction, qualifier or operand that the instruction set does not know, with its place.
+    pub fn load(module: &ast::Module) -> Result<Self> {
+        Self::load_for(module, Cpu::detect())
+    }
+
+    /// As [`Program::load`], with the lane loops of `cpu`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn load_for(module: &ast::Module, cpu: Cpu) -> Result<Self> {
+        let mut kernels = Vec::new();
+        for f in &module.functions {
+            if f.entry && f.defined {
+                kernels.push(kernel(module, f, cpu)?);
+            } else if f.defined {
+                return Err(PtxError::new(
+                    f.span,
+                    format!("device function `{}`: calls are not supported", f.name),
+                ));
+            }
+        }
+        Ok(Self {
+            kernels,
+            variables: module.variables.clone(),
+        })
+    }
+
+    /// Index of the kernel called `name`.
+    pub fn kernel(&self, name: &str) -> Option<usize> {
+        self.kernels.iter().position(|k| k.info.name == name)
+    }
+
+    /// All kernels.
+    pub fn kernels(&self) -> &[Kernel] {
+        &self.kernels
+    }
+
+    /// What the host may ask about kernel `k`.
+    pub fn kernel_info(&self, k: usize) -> &KernelInfo {
+        &self.kernels[k].info
+    }
+
+    /// Variables of the module; those in `.global` and `.const` need device memory.
+    pub fn variables(&self) -> &[Variable] {
+        &self.variables
+    }
+}
+
+fn kernel(module: &ast::Module, f: &ast::Function, cpu: Cpu) -> Result<Kernel> {
+    // Shared memory: module variables that the kernel uses are not told apart from those it does not; all are laid out,
+    // statics first, the unsized arrays all start where the statics end.
+    let mut at = SHARED_BASE;
+    let mut dyn_align = 16;
+    let mut place = |v: &Variable| -> Option<u32> {
+        if v.space != Space::Shared {
+            return None;
+        }
+        if v.unsized_array {
+            dyn_align = dyn_align.max(v.align);
+            return None;
+        }
+        at = at.next_multiple_of(v.align.max(1));
+        let here = at;
+        at += v.size as u32;
+        Some(here)
+    };
+    let shared_module: Vec<_> = module.variables.iter().map(&mut place).collect();
+    let mut offsets: Vec<_> = f.variables.iter().map(&mut place).collect();
+    let static_end = at;
+    let mut local = 0u32;
+    for (v, o) in f.variables.iter().zip(&mut offsets) {
+        if v.space == Space::Local {
+            local = local.next_multiple_of(v.align.max(1));
+            *o = Some(local);
+            local += v.size as u32;
+        }
+    }
+    let mut d = Decoder::new(module, f, cpu, &shared_module, &offsets);
+    let (mut code, mut spans, mut opcodes) = (Vec::new(), Vec::new(), Vec::new());
+    for i in &f.body {
+        let mut e = isa::decode(&mut d, i)?;
+        e.guard = d.guard(i)?;
+        code.push(e);
+        spans.push(i.span);
+        opcodes.push(i.opcode.join("."));
+    }
+    code.push(d.inst(isa::control::exit));
+    spans.push(f.body.last().map_or(f.span, |i| i.span));
+    opcodes.push("(end of kernel)".into());
+    let (rows, preds, init, aux) = d.finish();
+    let directives = f.directives.clone();
+    let max_threads = directives.reqntid.or(directives.maxntid).map_or(1024, |t| {
+        t.iter()
+            .map(|&n| u64::from(n.max(1)))
+            .product::<u64>()
+            .min(1024) as u32
+    });
+    // The real count is ptxas' to choose. Without `.maxnreg` the largest that lets the stated block fit is taken.
+    let regs = directives
+        .maxnreg
+        .unwrap_or_else(|| (65536 / max_threads.next_multiple_of(128)).min(255) & !7);
+    Ok(Kernel {
+        info: KernelInfo {
+            name: f.name.clone(),
+            params: f
+                .params
+                .iter()
+                .map(|p| ParamLayout {
+                    offset: p.offset,
+                    size: p.size,
+                    align: p.align,
+                })
+                .collect(),
+            param_bytes: f
+                .params
+                .iter()
+                .map(|p| p.offset + p.size)
+                .max()
+                .unwrap_or(0),
+            static_smem: static_end - SHARED_BASE,
+            local_bytes: local,
+            regs,
+            max_threads,
+            directives,
+        },
+        code,
+        spans,
+        opcodes,
+        aux,
+        rows,
+        preds,
+        init,
+        dyn_shared: static_end.next_multiple_of(dyn_align),
+    })
+}
