@@ -1,3 +1,4 @@
-//! What must not happen.
+//! What must not happen, seen by observers of loads, stores, barriers and asynchronous operations.
 
+pub mod clock;
 pub mod shared;

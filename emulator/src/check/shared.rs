@@ -1,52 +1,581 @@
-//! Checks on a block's shared memory.
+//! Checks on a block's shared memory: bytes never written, data races, missing proxy fences.
+//!
+//! Every four bytes have a shadow: the last write and the reads since, as epochs of agents (`super::clock`). An access
+//! that does not know of a conflicting one is a race. An asynchronous access whose data were written through the generic
+//! proxy also has to know that the writer executed `fence.proxy.async` after writing and before releasing (the idiom of
+//! known-good code, stricter than the axiomatic model, which lets the reader's block fence instead).
+//! A warp counts as one agent; accesses of other blocks of a cluster mark bytes as written and are not ordered.
 
+use std::collections::HashMap;
+
+use super::clock::{AGENTS, BULK, CLOCK_MAX, Clock, Epoch, MBAR, MBARRIERS, WARPS, WGMMA};
 use crate::machine::Knobs;
-use crate::machine::report::Finding;
+use crate::machine::report::{FaultCode, Finding};
+use crate::machine::tensor_map::Swizzle;
 
 type Checked = Result<(), Box<Finding>>;
+
+#[derive(Clone, Copy, Default)]
+struct Granule {
+    write: Epoch,
+    write_pc: u32,
+    reads: [Epoch; 3],
+    read_pc: u32,
+}
+
+/// An asynchronous operation's agent and who issued it.
+#[derive(Clone, Copy, Debug)]
+pub struct AsyncAgent {
+    /// Epoch of the operation.
+    pub epoch: Epoch,
+    /// Issuing warp.
+    pub warp: u32,
+    /// Its instruction.
+    pub pc: u32,
+}
+
+struct BarrierClock {
+    arriving: Clock,
+    open: Clock,
+}
+
+struct MbarClock {
+    agent: u32,
+    arriving: Clock,
+    done: Clock,
+}
 
 /// Shadow of one block's shared memory.
 pub struct SharedChecks {
     /// Whether loads and stores need to be told at all.
     pub enabled: bool,
+    init_on: bool,
+    race_on: bool,
+    proxy_on: bool,
+    init: Vec<u8>,
+    shadow: Vec<Granule>,
+    spilled: HashMap<u32, Vec<Epoch>>,
+    clocks: Vec<Clock>,
+    /// How much of each warp's generic writes is known to be fenced.
+    fenced: Vec<Clock>,
+    barriers: HashMap<u32, (BarrierClock, BarrierClock)>,
+    mbars: HashMap<u32, (MbarClock, MbarClock)>,
+    mbar_agents: u32,
+    wgmma_open: Vec<u32>,
+    bulk_open: Vec<u32>,
+    exhausted: bool,
+    /// Per 16 bytes: 0 unknown, else 1 + the swizzle a tensor copy filled them with.
+    tags: Vec<u8>,
 }
 
-#[allow(missing_docs, clippy::missing_errors_doc)]
-impl SharedChecks {
-    pub fn new(_end: u32, _warps: u32, _knobs: &Knobs) -> Self {
-        Self { enabled: false }
-    }
-    pub fn load(
-        &mut self,
-        _w: u32,
-        _pc: u32,
-        _offs: &[u32; 32],
-        _bytes: u32,
-        _mask: u32,
-    ) -> Checked {
-        Ok(())
-    }
-    pub fn store(
-        &mut self,
-        _w: u32,
-        _pc: u32,
-        _offs: &[u32; 32],
-        _bytes: u32,
-        _mask: u32,
-    ) -> Checked {
-        Ok(())
-    }
-    pub fn atomic(&mut self, _w: u32, _pc: u32, _off: u32, _bytes: u32) -> Checked {
-        Ok(())
-    }
-    pub fn remote_load(&mut self, _off: u32, _bytes: u32) -> Checked {
-        Ok(())
-    }
-    pub fn remote_store(&mut self, _off: u32, _bytes: u32) -> Checked {
-        Ok(())
-    }
-    pub fn barrier_arrive(&mut self, _w: u32, _id: u32, _pc: u32) {}
-    pub fn barrier_complete(&mut self, _id: u32) {}
-    pub fn barrier_leave(&mut self, _w: u32, _id: u32) {}
-    pub fn warp_sync(&mut self, _w: u32) {}
+fn race(text: String, other: String) -> Box<Finding> {
+    Box::new(Finding::new(FaultCode::LaunchFailed, "race", text).other(other))
 }
+
+fn who(e: Epoch) -> String {
+    match e.agent() {
+        a if a < WARPS => format!("warp {a}"),
+        a if a < WGMMA => format!("a bulk copy of warp {}", a - BULK),
+        a if a < MBAR => format!("a matrix operation of warp {}", a - WGMMA),
+        a => format!("a copy that completes on mbarrier #{}", a - MBAR),
+    }
+}
+
+impl SharedChecks {
+    /// For `end` bytes of window and `warps` warps.
+    pub fn new(end: u32, warps: u32, knobs: &Knobs) -> Self {
+        let c = knobs.checks;
+        let race_on = c.race_shared || c.proxy;
+        let n = if race_on {
+            (end as usize).div_ceil(4)
+        } else {
+            0
+        };
+        let w = warps as usize;
+        let mut clocks = vec![Clock::default(); if race_on { w } else { 0 }];
+        for (i, k) in clocks.iter_mut().enumerate() {
+            k.0[i] = 1;
+        }
+        Self {
+            enabled: race_on || c.uninitialised_shared || c.swizzle,
+            init_on: c.uninitialised_shared,
+            race_on: c.race_shared,
+            proxy_on: c.proxy,
+            init: if c.uninitialised_shared {
+                vec![0; (end as usize).div_ceil(8)]
+            } else {
+                Vec::new()
+            },
+            shadow: vec![Granule::default(); n],
+            spilled: HashMap::new(),
+            fenced: vec![Clock::default(); clocks.len()],
+            clocks,
+            barriers: HashMap::new(),
+            mbars: HashMap::new(),
+            mbar_agents: 0,
+            wgmma_open: vec![1; w],
+            bulk_open: vec![1; w],
+            exhausted: false,
+            tags: if c.swizzle {
+                vec![0; (end as usize).div_ceil(16)]
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    fn tracking(&self) -> bool {
+        !self.shadow.is_empty() && !self.exhausted
+    }
+
+    fn now(&self, w: u32) -> Epoch {
+        Epoch::new(w, self.clocks[w as usize].0[w as usize])
+    }
+
+    fn tick(&mut self, w: u32) {
+        let c = &mut self.clocks[w as usize].0[w as usize];
+        *c += 1;
+        self.exhausted |= *c >= CLOCK_MAX;
+    }
+
+    /// A generic load of `bytes` bytes at `offs` by the lanes of `mask`.
+    ///
+    /// # Errors
+    /// Bytes never written; a race.
+    #[inline]
+    pub fn load(&mut self, w: u32, pc: u32, offs: &[u32; 32], bytes: u32, mask: u32) -> Checked {
+        for l in (0..32).filter(|l| mask >> l & 1 != 0) {
+            let at = offs[l];
+            if self.init_on {
+                self.check_init(at, bytes)
+                    .map_err(|f| Box::new(f.lanes(1 << l)))?;
+            }
+            if self.tracking() {
+                let me = self.now(w);
+                for g in at / 4..(at + bytes).div_ceil(4) {
+                    self.read_granule(g, me, w, pc, false)
+                        .map_err(|f| Box::new(f.lanes(1 << l)))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A generic store.
+    ///
+    /// # Errors
+    /// A race.
+    #[inline]
+    pub fn store(&mut self, w: u32, pc: u32, offs: &[u32; 32], bytes: u32, mask: u32) -> Checked {
+        for l in (0..32).filter(|l| mask >> l & 1 != 0) {
+            let at = offs[l];
+            if self.tracking() {
+                let me = self.now(w);
+                for g in at / 4..(at + bytes).div_ceil(4) {
+                    self.write_granule(g, me, w, pc)
+                        .map_err(|f| Box::new(f.lanes(1 << l)))?;
+                }
+            }
+            self.set_init(at, bytes);
+            if let Some(t) = self.tags.get_mut((at / 16) as usize) {
+                *t = 0;
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes how a tensor copy lays out a range (`None`: a plain copy, nothing is known).
+    pub fn tag(&mut self, off: u32, bytes: u32, swizzle: Option<Swizzle>) {
+        if !self.tags.is_empty() {
+            self.tags[(off / 16) as usize..(off + bytes).div_ceil(16) as usize]
+                .fill(swizzle.map_or(0, |s| 1 + s as u8));
+        }
+    }
+
+    /// A matrix operation reads 16 bytes as laid out with `swizzle`.
+    ///
+    /// # Errors
+    /// They were filled with another.
+    pub fn check_tag(&self, off: u32, swizzle: Swizzle) -> Checked {
+        match self.tags.get((off / 16) as usize) {
+            None | Some(0) => Ok(()),
+            Some(&t) if t == 1 + swizzle as u8 => Ok(()),
+            Some(&t) => Err(Box::new(Finding::new(
+                FaultCode::LaunchFailed,
+                "swizzle",
+                format!(
+                    "a matrix descriptor reads shared memory at {off:#x} with a swizzle of {} bytes, a tensor copy filled it with one of {}",
+                    swizzle.span(),
+                    Swizzle::from_driver(u32::from(t) - 1).map_or(0, Swizzle::span)
+                ),
+            ))),
+        }
+    }
+
+    /// An atomic: it does not race with other atomics, only with plain accesses, which see it as a write of its warp.
+    ///
+    /// # Errors
+    /// Bytes never written.
+    pub fn atomic(&mut self, _w: u32, _pc: u32, off: u32, bytes: u32) -> Checked {
+        if self.init_on {
+            self.check_init(off, bytes).map_err(Box::new)?;
+        }
+        Ok(())
+    }
+
+    /// A load from another block of the cluster.
+    ///
+    /// # Errors
+    /// Bytes never written.
+    pub fn remote_load(&mut self, off: u32, bytes: u32) -> Checked {
+        if self.init_on {
+            self.check_init(off, bytes).map_err(Box::new)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A store from another block of the cluster.
+    ///
+    /// # Errors
+    /// None so far.
+    pub fn remote_store(&mut self, off: u32, bytes: u32) -> Checked {
+        self.set_init(off, bytes);
+        Ok(())
+    }
+
+    /// An asynchronous read of a range, checked when it is issued.
+    ///
+    /// # Errors
+    /// Bytes never written, a race, a missing proxy fence.
+    pub fn async_read(&mut self, a: AsyncAgent, off: u32, bytes: u32) -> Checked {
+        if self.init_on {
+            self.check_init(off, bytes).map_err(Box::new)?;
+        }
+        if self.tracking() {
+            for g in off / 4..(off + bytes).div_ceil(4) {
+                self.read_granule(g, a.epoch, a.warp, a.pc, true)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// An asynchronous write of a range, checked when it is issued.
+    ///
+    /// # Errors
+    /// A race, a missing proxy fence.
+    pub fn async_write(&mut self, a: AsyncAgent, off: u32, bytes: u32) -> Checked {
+        if self.tracking() {
+            for g in off / 4..(off + bytes).div_ceil(4) {
+                self.proxy(g, a.warp, "writes")?;
+                self.write_granule(g, a.epoch, a.warp, a.pc)?;
+            }
+        }
+        self.set_init(off, bytes);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn read_granule(
+        &mut self,
+        g: u32,
+        me: Epoch,
+        issuer: u32,
+        pc: u32,
+        asynchronous: bool,
+    ) -> Checked {
+        let s = &mut self.shadow[g as usize];
+        if !s.write.is_none()
+            && s.write.agent() != me.agent()
+            && !self.clocks[issuer as usize].knows(s.write)
+            && self.race_on
+        {
+            let (w, at) = (s.write, s.write_pc);
+            return Err(race(
+                format!(
+                    "reads shared memory at {:#x} while a write to it may still be going on",
+                    g * 4
+                ),
+                format!(
+                    "{} wrote it (instruction {at}) and nothing orders the two",
+                    who(w)
+                ),
+            ));
+        }
+        // A read of the same agent stays known through its latest.
+        let known = &self.clocks[issuer as usize];
+        if let Some(slot) = s
+            .reads
+            .iter_mut()
+            .find(|r| r.agent() == me.agent() && !r.is_none())
+        {
+            *slot = me;
+        } else if let Some(slot) = s
+            .reads
+            .iter_mut()
+            .find(|r| r.is_none() || (known.knows(**r) && r.agent() < WARPS && me.generic()))
+        {
+            *slot = me;
+        } else {
+            let v = self.spilled.entry(g).or_default();
+            match v.iter_mut().find(|r| r.agent() == me.agent()) {
+                Some(r) => *r = me,
+                None => v.push(me),
+            }
+        }
+        s.read_pc = pc;
+        if asynchronous {
+            self.proxy(g, issuer, "reads")
+        } else {
+            Ok(())
+        }
+    }
+
+    #[inline(always)]
+    fn write_granule(&mut self, g: u32, me: Epoch, issuer: u32, pc: u32) -> Checked {
+        let s = &mut self.shadow[g as usize];
+        let known = &self.clocks[issuer as usize];
+        if self.race_on {
+            if !s.write.is_none() && s.write.agent() != me.agent() && !known.knows(s.write) {
+                let (w, at) = (s.write, s.write_pc);
+                return Err(race(
+                    format!(
+                        "writes shared memory at {:#x} while another write to it may still be going on",
+                        g * 4
+                    ),
+                    format!(
+                        "{} wrote it (instruction {at}) and nothing orders the two",
+                        who(w)
+                    ),
+                ));
+            }
+            let ok = |r: &Epoch| r.is_none() || r.agent() == me.agent() || known.knows(*r);
+            let bad = s.reads.iter().find(|r| !ok(r)).copied();
+            let bad = bad.or_else(|| {
+                if self.spilled.is_empty() {
+                    None
+                } else {
+                    self.spilled.get(&g)?.iter().find(|r| !ok(r)).copied()
+                }
+            });
+            if let Some(r) = bad {
+                let at = s.read_pc;
+                return Err(race(
+                    format!(
+                        "writes shared memory at {:#x} while a read of it may still be going on",
+                        g * 4
+                    ),
+                    format!(
+                        "{} read it (last read: instruction {at}) and nothing orders the two",
+                        who(r)
+                    ),
+                ));
+            }
+        }
+        s.write = me;
+        s.write_pc = pc;
+        s.reads = [Epoch::default(); 3];
+        if !self.spilled.is_empty() {
+            self.spilled.remove(&g);
+        }
+        Ok(())
+    }
+
+    fn proxy(&self, g: u32, issuer: u32, verb: &str) -> Checked {
+        let s = &self.shadow[g as usize];
+        if !self.proxy_on
+            || s.write.is_none()
+            || !s.write.generic()
+            || self.fenced[issuer as usize].knows(s.write)
+        {
+            return Ok(());
+        }
+        Err(Box::new(
+            Finding::new(
+                FaultCode::LaunchFailed,
+                "proxy",
+                format!("an asynchronous operation {verb} shared memory at {:#x}, which was last written through the generic proxy", g * 4),
+            )
+            .other(format!(
+                "{} wrote it (instruction {}) and executed no fence.proxy.async between that and its release",
+                who(s.write),
+                s.write_pc
+            )),
+        ))
+    }
+
+    fn check_init(&self, at: u32, bytes: u32) -> Result<(), Finding> {
+        for i in at..at + bytes {
+            if self.init[(i / 8) as usize] >> (i % 8) & 1 == 0 {
+                return Err(Finding::new(
+                    FaultCode::LaunchFailed,
+                    "uninitialised",
+                    format!("shared memory at {i:#x} was never written by this block"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn set_init(&mut self, at: u32, bytes: u32) {
+        if !self.init_on {
+            return;
+        }
+        for i in at..at + bytes {
+            self.init[(i / 8) as usize] |= 1 << (i % 8);
+        }
+    }
+
+    /// Warp `w` arrives at named barrier `id`.
+    pub fn barrier_arrive(&mut self, w: u32, id: u32, _pc: u32) {
+        if self.tracking() {
+            let b = self.barriers.entry(id).or_insert_with(|| {
+                let new = || BarrierClock {
+                    arriving: Clock::default(),
+                    open: Clock::default(),
+                };
+                (new(), new())
+            });
+            b.0.arriving.join(&self.clocks[w as usize]);
+            b.1.arriving.join(&self.fenced[w as usize]);
+            self.tick(w);
+        }
+    }
+
+    /// Named barrier `id` opens.
+    pub fn barrier_complete(&mut self, id: u32) {
+        if let Some(b) = self.barriers.get_mut(&id) {
+            b.0.open = std::mem::take(&mut b.0.arriving);
+            b.1.open = std::mem::take(&mut b.1.arriving);
+        }
+    }
+
+    /// Warp `w` goes on after named barrier `id`.
+    pub fn barrier_leave(&mut self, w: u32, id: u32) {
+        if self.tracking()
+            && let Some(b) = self.barriers.get(&id)
+        {
+            self.clocks[w as usize].join(&b.0.open);
+            self.fenced[w as usize].join(&b.1.open);
+        }
+    }
+
+    /// The lanes of warp `w` meet.
+    pub fn warp_sync(&mut self, _w: u32) {}
+
+    /// `fence.proxy.async` by warp `w`: its own generic writes so far are in the async proxy.
+    pub fn fence_proxy(&mut self, w: u32) {
+        if self.tracking() {
+            let i = w as usize;
+            self.fenced[i].0[i] = self.clocks[i].0[i];
+            self.tick(w);
+        }
+    }
+
+    /// An mbarrier is initialised at `off`.
+    pub fn mbar_init(&mut self, off: u32) {
+        if self.tracking() {
+            // Agents of inval'ed objects are not used again; past the last they share one, which hides races only.
+            let agent = MBAR + self.mbar_agents.min(MBARRIERS - 1);
+            self.mbar_agents += 1;
+            let new = || MbarClock {
+                agent,
+                arriving: Clock::default(),
+                done: Clock::default(),
+            };
+            self.mbars.insert(off, (new(), new()));
+        }
+    }
+
+    /// Warp `w` arrives at the mbarrier (release).
+    pub fn mbar_arrive(&mut self, w: u32, off: u32) {
+        if self.tracking()
+            && let Some(m) = self.mbars.get_mut(&off)
+        {
+            m.0.arriving.join(&self.clocks[w as usize]);
+            m.1.arriving.join(&self.fenced[w as usize]);
+            self.tick(w);
+        }
+    }
+
+    /// The phase of the mbarrier completes; `phases` have done so in all.
+    pub fn mbar_complete(&mut self, off: u32, phases: u64) {
+        if let Some(m) = self.mbars.get_mut(&off) {
+            let (c, f) = (
+                std::mem::take(&mut m.0.arriving),
+                std::mem::take(&mut m.1.arriving),
+            );
+            m.0.done.join(&c);
+            m.1.done.join(&f);
+            m.0.done.0[m.0.agent as usize] = phases as u32 & CLOCK_MAX;
+        }
+    }
+
+    /// Warp `w` has seen the last completed phase (acquire).
+    pub fn mbar_wait(&mut self, w: u32, off: u32) {
+        if self.tracking()
+            && let Some(m) = self.mbars.get(&off)
+        {
+            self.clocks[w as usize].join(&m.0.done);
+            self.fenced[w as usize].join(&m.1.done);
+        }
+    }
+
+    /// The agent of a copy that completes on the mbarrier at `off` in the phase after `phases` completed ones.
+    pub fn mbar_agent(&self, off: u32, phases: u64, warp: u32, pc: u32) -> AsyncAgent {
+        let agent = self.mbars.get(&off).map_or(MBAR, |m| m.0.agent);
+        AsyncAgent {
+            epoch: Epoch::new(agent, (phases as u32 + 1) & CLOCK_MAX),
+            warp,
+            pc,
+        }
+    }
+
+    /// The agent of warp `w`'s matrix operations of the group being formed.
+    pub fn wgmma_agent(&self, w: u32, pc: u32) -> AsyncAgent {
+        AsyncAgent {
+            epoch: Epoch::new(WGMMA + w, self.wgmma_open[w as usize]),
+            warp: w,
+            pc,
+        }
+    }
+
+    /// Warp `w` closes its matrix group.
+    pub fn wgmma_commit(&mut self, w: u32) {
+        self.wgmma_open[w as usize] += 1;
+    }
+
+    /// Warp `w` has waited until `pending` of its groups at most are left.
+    pub fn wgmma_wait(&mut self, w: u32, pending: u32) {
+        if self.tracking() {
+            let done = self.wgmma_open[w as usize].saturating_sub(1 + pending);
+            let c = &mut self.clocks[w as usize].0[(WGMMA + w) as usize];
+            *c = (*c).max(done);
+        }
+    }
+
+    /// The agent of warp `w`'s bulk copies of the group being formed.
+    pub fn bulk_agent(&self, w: u32, pc: u32) -> AsyncAgent {
+        AsyncAgent {
+            epoch: Epoch::new(BULK + w, self.bulk_open[w as usize]),
+            warp: w,
+            pc,
+        }
+    }
+
+    /// Warp `w` closes its bulk group.
+    pub fn bulk_commit(&mut self, w: u32) {
+        self.bulk_open[w as usize] += 1;
+    }
+
+    /// Warp `w` has waited until `pending` of its bulk groups at most may still read.
+    pub fn bulk_wait(&mut self, w: u32, pending: u32) {
+        if self.tracking() {
+            let done = self.bulk_open[w as usize].saturating_sub(1 + pending);
+            let c = &mut self.clocks[w as usize].0[(BULK + w) as usize];
+            *c = (*c).max(done);
+        }
+    }
+}
+
+const _: () = assert!(AGENTS <= 256, "an agent has eight bits");

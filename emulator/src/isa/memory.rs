@@ -4,7 +4,10 @@ mod access;
 mod atomic;
 mod load_store;
 
-pub use access::{Place, place};
+pub use access::{
+    Access, Place, addresses as addresses_of, place, read as read_bytes, shared as shared_block,
+    uninitialised_global as uninitialised,
+};
 
 use super::decode::{Decoder, Mods, Result};
 use crate::machine::exec::Cx;

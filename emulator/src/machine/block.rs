@@ -121,8 +121,12 @@ pub struct Block {
     pub smem: Vec<u8>,
     /// Named barriers.
     pub barriers: [NamedBarrier; 16],
-    /// Cluster barrier: warps' arrivals of this block's threads (threads arrived in this phase) and phase seen.
+    /// Cluster barrier: warps of this block that have arrived in the open phase.
     pub cluster_arrived: u32,
+    /// Cluster barrier: phases completed.
+    pub cluster_phase: u64,
+    /// Cluster barrier: per warp the phase whose completion it will wait for; 0 when it has not arrived.
+    pub cluster_joined: [u64; 32],
     /// Checks on shared memory.
     pub checks: SharedChecks,
     /// mbarriers.
@@ -196,6 +200,8 @@ impl Block {
             smem: vec![0xA5; smem_end as usize],
             barriers: [NamedBarrier::default(); 16],
             cluster_arrived: 0,
+            cluster_phase: 0,
+            cluster_joined: [0; 32],
             checks,
             mbarriers: Mbarriers::default(),
             bulk: BulkState::new(threads.div_ceil(32)),

@@ -9,6 +9,7 @@ pub mod program;
 pub mod report;
 mod run;
 mod schedule;
+pub mod tensor_map;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
