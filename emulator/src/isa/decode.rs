@@ -1,7 +1,7 @@
 //! From a resolved instruction to an executable one: operands become rows, qualifiers are taken one by one and none is
 //! left over.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::machine::inst::{Exec, Inst, PRED_SINK, PRED_TRUE, PredId, RowId, RowInit, Special};
 use crate::machine::program::Aux;
@@ -173,6 +173,7 @@ pub struct Decoder<'a> {
     preds: u32,
     init: Vec<(RowId, RowInit)>,
     known: HashMap<RowInit, RowId>,
+    watched: HashSet<RowId>,
 }
 
 /// Rows that a register of this type takes; 0 for predicates.
@@ -217,6 +218,7 @@ impl<'a> Decoder<'a> {
             preds,
             init: Vec::new(),
             known: HashMap::new(),
+            watched: HashSet::new(),
         }
     }
 
@@ -553,6 +555,34 @@ impl<'a> Decoder<'a> {
             None => Ok(PRED_TRUE << 1),
             Some(g) => Ok(self.pred_reg(inst, g.reg)? << 1 | u32::from(g.negated)),
         }
+    }
+
+    /// Marks rows whose every use by another instruction the machine has to see (registers of matrix operations).
+    pub fn watch(&mut self, rows: &[RowId]) {
+        self.watched.extend(rows);
+    }
+
+    /// The watched rows that an instruction names.
+    pub fn watched_in(&self, inst: &ast::Inst) -> Vec<RowId> {
+        fn regs(o: &Operand, out: &mut Vec<RegId>) {
+            match o {
+                Operand::Reg(r) | Operand::NotReg(r) => out.push(*r),
+                Operand::Pair(a, b) => out.extend(a.iter().chain(b)),
+                Operand::Vector(v) | Operand::List(v) => v.iter().for_each(|o| regs(o, out)),
+                Operand::Addr {
+                    base: AddrBase::Reg(r),
+                    ..
+                } => out.push(*r),
+                _ => {}
+            }
+        }
+        let mut out = Vec::new();
+        inst.operands.iter().for_each(|o| regs(o, &mut out));
+        let rows = out.iter().flat_map(|r| {
+            let first = self.reg_row[r.0 as usize];
+            first..first + rows_of(self.reg_type(*r))
+        });
+        rows.filter(|r| self.watched.contains(r)).collect()
     }
 
     /// Stores a side table entry.

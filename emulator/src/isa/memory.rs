@@ -5,8 +5,8 @@ mod atomic;
 mod load_store;
 
 pub use access::{
-    Access, Place, addresses as addresses_of, place, read as read_bytes, shared as shared_block,
-    uninitialised_global as uninitialised,
+    Access, Place, addresses as addresses_of, outside_shared as outside, place, read as read_bytes,
+    shared as shared_block, uninitialised_global as uninitialised,
 };
 
 use super::decode::{Decoder, Mods, Result};

@@ -9,6 +9,7 @@ pub(crate) mod lanes;
 pub mod matrix;
 pub mod mbarrier;
 pub mod memory;
+pub mod mma_arith;
 pub mod warp;
 pub mod wgmma;
 

@@ -53,6 +53,8 @@ pub struct Kernel {
     pub spans: Vec<Span>,
     /// Per instruction: the opcode.
     pub opcodes: Vec<String>,
+    /// Per instruction: registers of matrix operations that it touches. Empty when the kernel has none.
+    pub watch: Vec<Box<[RowId]>>,
     /// Side tables.
     pub aux: Vec<Aux>,
     /// Rows of a warp's register file.
@@ -161,6 +163,23 @@ fn kernel(module: &ast::Module, f: &ast::Function, cpu: Cpu) -> Result<Kernel> {
         spans.push(i.span);
         opcodes.push(i.opcode.join("."));
     }
+    // Matrix operations look at their own registers.
+    let own = |i: &ast::Inst| i.opcode[0] == "wgmma";
+    let mut watch: Vec<Box<[RowId]>> = f
+        .body
+        .iter()
+        .map(|i| {
+            if own(i) {
+                Box::default()
+            } else {
+                d.watched_in(i).into()
+            }
+        })
+        .collect();
+    watch.push(Box::default());
+    if watch.iter().all(|w| w.is_empty()) {
+        watch.clear();
+    }
     code.push(d.inst(isa::control::exit));
     spans.push(f.body.last().map_or(f.span, |i| i.span));
     opcodes.push("(end of kernel)".into());
@@ -203,6 +222,7 @@ fn kernel(module: &ast::Module, f: &ast::Function, cpu: Cpu) -> Result<Kernel> {
         code,
         spans,
         opcodes,
+        watch,
         aux,
         rows,
         preds,

@@ -3,6 +3,7 @@
 use super::block::{BlockId, Frag, Wait, Warp};
 use super::exec::Cx;
 use super::inst::Flow;
+use super::program::Kernel;
 use super::report::{Fault, Finding, Report, Severity};
 use super::{Machine, Origin};
 
@@ -27,6 +28,8 @@ impl Machine {
         };
         // SAFETY: the launch (and so the program) lives as long as the block.
         let code = unsafe { (*kernel).code.as_ptr() };
+        // SAFETY: as above.
+        let watch = self.knobs.checks.wgmma && unsafe { !(*kernel).watch.is_empty() };
         let mut steps = 0;
         // SAFETY: as above.
         let mut cx = unsafe {
@@ -61,6 +64,10 @@ impl Machine {
                     pc += 1;
                 } else {
                     cx.pc = pc;
+                    if watch && let Some(finding) = watched(&mut cx, kernel, pc) {
+                        self.fault_at(b, Origin { pc, warp: w, lanes }, finding);
+                        return steps;
+                    }
                     // SAFETY: the context is this warp's, and the instruction was decoded for this CPU.
                     match unsafe { (inst.exec)(&mut cx, inst, lanes) } {
                         Flow::Next => pc += 1,
@@ -172,6 +179,17 @@ impl Machine {
         }
         report
     }
+}
+
+/// Tells the matrix operations of a warp that an instruction touches their registers.
+fn watched(cx: &mut Cx, kernel: *const Kernel, pc: u32) -> Option<Finding> {
+    // SAFETY: the kernel outlives the block that runs it.
+    let rows = unsafe { &(&(*kernel).watch)[pc as usize] };
+    if rows.is_empty() {
+        return None;
+    }
+    let w = cx.warp().index;
+    cx.block().wgmma.touch(w, rows)
 }
 
 /// The fragment to run next: of those that can, the one with the lowest program counter, so that lanes meet again where
