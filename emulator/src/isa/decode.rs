@@ -174,6 +174,7 @@ pub struct Decoder<'a> {
     init: Vec<(RowId, RowInit)>,
     known: HashMap<RowInit, RowId>,
     watched: HashSet<RowId>,
+    carry: Option<PredId>,
 }
 
 /// Rows that a register of this type takes; 0 for predicates.
@@ -219,6 +220,7 @@ impl<'a> Decoder<'a> {
             init: Vec::new(),
             known: HashMap::new(),
             watched: HashSet::new(),
+            carry: None,
         }
     }
 
@@ -555,6 +557,14 @@ impl<'a> Decoder<'a> {
             None => Ok(PRED_TRUE << 1),
             Some(g) => Ok(self.pred_reg(inst, g.reg)? << 1 | u32::from(g.negated)),
         }
+    }
+
+    /// The hidden predicate that holds the carry.
+    pub fn carry_pred(&mut self) -> PredId {
+        *self.carry.get_or_insert_with(|| {
+            self.preds += 1;
+            self.preds - 1
+        })
     }
 
     /// Marks rows whose every use by another instruction the machine has to see (registers of matrix operations).
