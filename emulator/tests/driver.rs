@@ -47,7 +47,20 @@ fn a_kernel_runs_and_its_result_comes_back() {
     let dx = d.stream.clone_htod(&x).unwrap();
     let mut dy = d.stream.alloc_zeros::<f32>(n).unwrap();
     let (px, py) = (dx.device_ptr(&d.stream).0, dy.device_ptr_mut(&d.stream).0);
-    d.launch(m, "saxpy", [8, 1, 1], [128, 1, 1], 0, &[Arg::U64(py), Arg::U64(px), Arg::F32(2.0), Arg::U32(n as u32)]).unwrap();
+    d.launch(
+        m,
+        "saxpy",
+        [8, 1, 1],
+        [128, 1, 1],
+        0,
+        &[
+            Arg::U64(py),
+            Arg::U64(px),
+            Arg::F32(2.0),
+            Arg::U32(n as u32),
+        ],
+    )
+    .unwrap();
     let y = d.stream.clone_dtoh(&dy).unwrap();
     assert!(y.iter().enumerate().all(|(i, v)| *v == 2.0 * i as f32));
     assert_eq!(d.universe.counters().blocks, 8);
@@ -62,11 +75,24 @@ fn a_bad_address_is_reported_with_its_place_and_sticks() {
     // y is 100 floats, n says 101.
     let dy = d.stream.clone_htod(&[1f32; 100]).unwrap();
     let py = dy.device_ptr(&d.stream).0;
-    let e = d.launch(m, "saxpy", [1, 1, 1], [128, 1, 1], 0, &[Arg::U64(py), Arg::U64(px), Arg::F32(1.0), Arg::U32(101)]);
+    let e = d.launch(
+        m,
+        "saxpy",
+        [1, 1, 1],
+        [128, 1, 1],
+        0,
+        &[Arg::U64(py), Arg::U64(px), Arg::F32(1.0), Arg::U32(101)],
+    );
     assert_eq!(e.unwrap_err(), sys::CUresult::CUDA_ERROR_ILLEGAL_ADDRESS);
     let r = d.report();
-    assert_eq!((r.check.as_str(), r.kernel.as_str(), r.instruction.as_str()), ("bounds", "saxpy", "ld.global.f32"));
-    assert_eq!((r.line, r.warp, r.lanes, r.thread), (24, 3, 1 << 4, [100, 0, 0]));
+    assert_eq!(
+        (r.check.as_str(), r.kernel.as_str(), r.instruction.as_str()),
+        ("bounds", "saxpy", "ld.global.f32")
+    );
+    assert_eq!(
+        (r.line, r.warp, r.lanes, r.thread),
+        (24, 3, 1 << 4, [100, 0, 0])
+    );
     assert!(d.stream.clone_htod(&[1f32]).is_err(), "the error sticks");
     // Another universe is not concerned.
     let other = device(&Knobs::default());
@@ -82,7 +108,14 @@ fn unwritten_memory_is_noticed_and_can_be_ignored() {
         let dx = unsafe { d.stream.alloc::<f32>(32) }.unwrap();
         let dy = d.stream.clone_htod(&[1f32; 32]).unwrap();
         let (px, py) = (dx.device_ptr(&d.stream).0, dy.device_ptr(&d.stream).0);
-        let r = d.launch(m, "saxpy", [1, 1, 1], [32, 1, 1], 0, &[Arg::U64(py), Arg::U64(px), Arg::F32(1.0), Arg::U32(32)]);
+        let r = d.launch(
+            m,
+            "saxpy",
+            [1, 1, 1],
+            [32, 1, 1],
+            0,
+            &[Arg::U64(py), Arg::U64(px), Arg::F32(1.0), Arg::U32(32)],
+        );
         (r.is_ok(), d.universe.reports())
     };
     let (ok, reports) = run(&Knobs::default());
@@ -96,9 +129,16 @@ fn unwritten_memory_is_noticed_and_can_be_ignored() {
 #[test]
 fn unknown_text_is_refused_with_its_line() {
     let d = device(&Knobs::default());
-    let e = d.load(&SAXPY.replace("fma.rn.f32", "fma.rn.sparkly.f32")).unwrap_err();
-    assert!(e.contains("CUDA_ERROR_INVALID_PTX") && e.contains("ptx:26:") && e.contains("sparkly"), "{e}");
-    let e = d.load(&SAXPY.replace(".version 8.0", ".version 99.0")).unwrap_err();
+    let e = d
+        .load(&SAXPY.replace("fma.rn.f32", "fma.rn.sparkly.f32"))
+        .unwrap_err();
+    assert!(
+        e.contains("CUDA_ERROR_INVALID_PTX") && e.contains("ptx:26:") && e.contains("sparkly"),
+        "{e}"
+    );
+    let e = d
+        .load(&SAXPY.replace(".version 8.0", ".version 99.0"))
+        .unwrap_err();
     assert!(e.contains("UNSUPPORTED_PTX_VERSION"), "{e}");
     let e = d.load(&SAXPY.replace("sm_90", "sm_100a")).unwrap_err();
     assert!(e.contains("NO_BINARY_FOR_GPU"), "{e}");

@@ -60,8 +60,8 @@ pub struct Queue {
     pub free: bool,
     /// The default stream of its device.
     pub default: bool,
-    ops: VecDeque<(u64, Op)>,
-    busy: Option<u64>,
+    pub(super) ops: VecDeque<(u64, Op)>,
+    pub(super) busy: Option<u64>,
     /// Operations handed in and done.
     pub issued: u64,
     /// See above.

@@ -189,6 +189,14 @@ impl Cx {
         Flow::Fault
     }
 
+    /// Stops the grid with a finding of one lane.
+    pub fn fail_lane(&mut self, mut finding: Box<Finding>, lane: usize) -> Flow {
+        if finding.lanes == 0 {
+            finding.lanes = 1 << lane;
+        }
+        self.fail_box(finding)
+    }
+
     /// For instructions that all lanes of the warp execute together: `None` when `mask` holds every lane that has not
     /// exited, else what to answer. Lanes of another fragment may still come here; lanes that the guard held back cannot.
     pub fn converge(&mut self, mask: u32) -> Option<Flow> {

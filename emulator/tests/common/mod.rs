@@ -28,9 +28,17 @@ pub struct Device {
 pub fn device(knobs: &Knobs) -> Device {
     let universe = emulator().universe(knobs).expect("a universe");
     let context = CudaContext::new(universe.ordinal(0)).expect("a context");
-    assert_eq!(hadal_emulator::client::mapped_drivers().len(), 1, "one driver and no other");
+    assert_eq!(
+        hadal_emulator::client::mapped_drivers().len(),
+        1,
+        "one driver and no other"
+    );
     let stream = context.default_stream();
-    Device { context, stream, universe }
+    Device {
+        context,
+        stream,
+        universe,
+    }
 }
 
 /// A kernel argument: its bytes.
@@ -47,7 +55,8 @@ impl Device {
         self.context.bind_to_thread().expect("a current context");
         let text = CString::new(ptx).expect("no NUL");
         // SAFETY: a NUL-terminated text.
-        unsafe { result::module::load_data(text.as_ptr().cast()) }.map_err(|e| format!("{e:?}: {:?}", emulator().notes().last()))
+        unsafe { result::module::load_data(text.as_ptr().cast()) }
+            .map_err(|e| format!("{e:?}: {:?}", emulator().notes().last()))
     }
 
     /// Launches `name` and waits.
@@ -81,7 +90,15 @@ impl Device {
                     Arg::Bytes(v) => v.as_ptr() as *mut c_void,
                 })
                 .collect();
-            result::launch_kernel(f, grid.into(), block.into(), smem, self.stream.cu_stream(), &mut ptrs).map_err(|e| e.0)?;
+            result::launch_kernel(
+                f,
+                grid.into(),
+                block.into(),
+                smem,
+                self.stream.cu_stream(),
+                &mut ptrs,
+            )
+            .map_err(|e| e.0)?;
             result::stream::synchronize(self.stream.cu_stream()).map_err(|e| e.0)
         }
     }

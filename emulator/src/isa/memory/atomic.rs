@@ -188,10 +188,10 @@ unsafe fn atom(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
                 let w = cx.warp().index;
                 let (block, off) = match access::shared(cx, at, n as u32) {
                     Ok(x) => x,
-                    Err(f) => return cx.fail_box(f),
+                    Err(f) => return cx.fail_lane(f, l),
                 };
                 if let Err(f) = block.checks.atomic(w, pc, off as u32, n as u32) {
-                    return cx.fail_box(f);
+                    return cx.fail_lane(f, l);
                 }
                 let mut bytes = [0; 8];
                 bytes[..n].copy_from_slice(&block.smem[off..off + n]);
@@ -202,12 +202,12 @@ unsafe fn atom(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
             } else {
                 let mut bytes = [0; 8];
                 if let Err(f) = access::read(cx, p, a, l as u32, &mut bytes[..n]) {
-                    return cx.fail_box(f);
+                    return cx.fail_lane(f, l);
                 }
                 let old = u64::from_le_bytes(bytes);
                 let new = apply(t, p == Place::Global, old, b, swap);
                 if let Err(f) = access::write(cx, p, a, l as u32, &new.to_le_bytes()[..n]) {
-                    return cx.fail_box(f);
+                    return cx.fail_lane(f, l);
                 }
                 old
             };

@@ -323,7 +323,7 @@ unsafe fn ld(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
             let a = addrs[l];
             if let Err(f) = access::read(cx, classify(t.space, a), a, l as u32, &mut bytes[..total])
             {
-                return cx.fail_box(f);
+                return cx.fail_lane(f, l);
             }
             for (k, &e) in t.elems.iter().enumerate() {
                 let mut v = [0; 8];
@@ -398,7 +398,7 @@ unsafe fn st(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
             }
             let a = addrs[l];
             if let Err(f) = access::write(cx, classify(t.space, a), a, l as u32, &bytes[..total]) {
-                return cx.fail_box(f);
+                return cx.fail_lane(f, l);
             }
         }
     }
