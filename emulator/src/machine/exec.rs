@@ -24,6 +24,8 @@ pub struct Cx {
     pub wait: Wait,
     /// What went wrong, after [`Flow::Fault`].
     pub fault: Option<Box<Finding>>,
+    /// The access under way is a strong one (relaxed, acquire, release, volatile): it does not race with its like.
+    pub strong: bool,
     /// Index of the fragment in its warp.
     pub frag: usize,
     pub(crate) warp: *mut Warp,

@@ -40,6 +40,7 @@ impl Machine {
                 frag_mask: 0,
                 wait: Wait::Ready,
                 fault: None,
+                strong: false,
                 frag: 0,
                 warp,
                 block,

@@ -130,11 +130,13 @@ pub fn read(cx: &mut Cx, place: Place, addr: u64, lane: u32, out: &mut [u8]) -> 
             unsafe { std::ptr::copy_nonoverlapping(r.host.add(at as usize), out.as_mut_ptr(), n) };
         }
         Place::Shared(at) => {
-            let (w, pc, own) = (cx.warp().index, cx.pc, cx.block().rank);
+            let (w, pc, own, strong) = (cx.warp().index, cx.pc, cx.block().rank, cx.strong);
             let (b, off) = shared(cx, at, n as u32)?;
             let mut offs = [0; 32];
             offs[lane as usize] = off as u32;
-            if b.rank == own {
+            if b.rank == own && strong {
+                b.checks.atomic(w, pc, off as u32, n as u32)?;
+            } else if b.rank == own {
                 b.checks.load(w, pc, &offs, n as u32, 1 << lane)?;
             } else {
                 b.checks.remote_load(off as u32, n as u32)?;
@@ -168,11 +170,13 @@ pub fn write(cx: &mut Cx, place: Place, addr: u64, lane: u32, bytes: &[u8]) -> A
             Memory::mark_init(&r, at, n as u64);
         }
         Place::Shared(at) => {
-            let (w, pc, own) = (cx.warp().index, cx.pc, cx.block().rank);
+            let (w, pc, own, strong) = (cx.warp().index, cx.pc, cx.block().rank, cx.strong);
             let (b, off) = shared(cx, at, n as u32)?;
             let mut offs = [0; 32];
             offs[lane as usize] = off as u32;
-            if b.rank == own {
+            if b.rank == own && strong {
+                b.checks.remote_store(off as u32, n as u32)?;
+            } else if b.rank == own {
                 b.checks.store(w, pc, &offs, n as u32, 1 << lane)?;
             } else {
                 b.checks.remote_store(off as u32, n as u32)?;

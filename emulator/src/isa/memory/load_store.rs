@@ -12,6 +12,7 @@ struct LdSt {
     addr: Address,
     space: Option<Space>,
     ty: Type,
+    strong: bool,
     /// (first row, rows) per element. For loads where a value is extended.
     elems: Vec<(RowId, u32)>,
 }
@@ -39,7 +40,7 @@ fn space_of(m: &mut Mods) -> Option<Space> {
 }
 
 /// Order, scope and cache hints: legal forms are checked, hints have no effect.
-fn qualifiers(m: &mut Mods, load: bool) -> Result<()> {
+fn qualifiers(m: &mut Mods, load: bool) -> Result<bool> {
     let strong = if load {
         m.one_of(&["weak", "volatile", "relaxed", "acquire"])
     } else {
@@ -54,7 +55,7 @@ fn qualifiers(m: &mut Mods, load: bool) -> Result<()> {
             return Err(m.error("expected a scope"));
         }
     }
-    Ok(())
+    Ok(mmio || strong.is_some_and(|s| s != "weak"))
 }
 
 fn hints(m: &mut Mods) {
@@ -102,7 +103,7 @@ fn elements(o: &Operand) -> &[Operand] {
 }
 
 pub(super) fn decode_ld(d: &mut Decoder, i: &ast::Inst, mut m: Mods) -> Result<Inst> {
-    qualifiers(&mut m, true)?;
+    let strong = qualifiers(&mut m, true)?;
     let space = space_of(&mut m);
     hints(&mut m);
     let n = vector(&mut m);
@@ -150,6 +151,7 @@ pub(super) fn decode_ld(d: &mut Decoder, i: &ast::Inst, mut m: Mods) -> Result<I
                 addr: dummy(),
                 space,
                 ty,
+                strong,
                 elems,
             },
         )));
@@ -166,6 +168,7 @@ pub(super) fn decode_ld(d: &mut Decoder, i: &ast::Inst, mut m: Mods) -> Result<I
         addr,
         space,
         ty,
+        strong,
         elems,
     }));
     let exec = match (fast, n) {
@@ -205,7 +208,7 @@ pub(super) fn decode_st(d: &mut Decoder, i: &ast::Inst, mut m: Mods) -> Result<I
     if m.peek() == Some("async") || m.peek() == Some("bulk") {
         return Err(m.error("not supported"));
     }
-    qualifiers(&mut m, false)?;
+    let strong = qualifiers(&mut m, false)?;
     let space = space_of(&mut m);
     hints(&mut m);
     let n = vector(&mut m);
@@ -227,11 +230,12 @@ pub(super) fn decode_st(d: &mut Decoder, i: &ast::Inst, mut m: Mods) -> Result<I
     for o in &ops {
         elems.push((d.src_operand(i, o, ty, true)?, rows_of(ty)));
     }
-    let fast = space == Some(Space::Shared) && ty.bytes() == 4 && n == 1;
+    let fast = !strong && space == Some(Space::Shared) && ty.bytes() == 4 && n == 1;
     let x = d.push_aux(Box::new(LdSt {
         addr,
         space,
         ty,
+        strong,
         elems,
     }));
     let exec = if fast {
@@ -306,6 +310,7 @@ unsafe fn ld(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
     // SAFETY: the side table entry was made by `decode_ld`; its rows belong to this kernel.
     unsafe {
         let t = cx.aux::<LdSt>(i.x);
+        cx.strong = t.strong;
         let addrs = addresses(cx, &t.addr);
         let size = t.ty.bytes();
         let total = size * t.elems.len();
@@ -379,6 +384,7 @@ unsafe fn st(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
     // SAFETY: the side table entry was made by `decode_st`; its rows belong to this kernel.
     unsafe {
         let t = cx.aux::<LdSt>(i.x);
+        cx.strong = t.strong;
         let addrs = addresses(cx, &t.addr);
         let size = t.ty.bytes();
         let total = size * t.elems.len();
