@@ -20,8 +20,8 @@ fn cut(sig: i64, exp: i32, frac: i32, top: i32, f: i32) -> i64 {
     if sig < 0 { -(mag as i64) } else { mag as i64 }
 }
 
-/// One output of one step. `fp8`: 13 fraction bits, f32 results cut to 13 mantissa bits; else 25 and all 23.
-pub fn dot(a: &[Term], b: &[Term], acc: AccType, c: u32, fp8: bool) -> u32 {
+/// One output of one step. `kept`: fraction bits of an aligned term, 13 (then f32 results have 13 mantissa bits too) or 25.
+pub fn dot(a: &[Term], b: &[Term], acc: AccType, c: u32, kept: i32) -> u32 {
     let half = acc == AccType::F16;
     let nan = if half { 0x7FFF } else { 0x7FFF_FFFF };
     let old = accumulator(acc, c);
@@ -60,7 +60,7 @@ pub fn dot(a: &[Term], b: &[Term], acc: AccType, c: u32, fp8: bool) -> u32 {
         };
     }
     let zero = if half { ZERO_F16 } else { ZERO_F32 };
-    let f = if fp8 { 13 } else { 25 };
+    let f = kept;
     let exp = |sig: i64, e: i32| if sig == 0 { zero } else { e };
     let mut top = exp(old.sig.into(), old.exp);
     for (x, y) in a.iter().zip(b) {
@@ -76,10 +76,15 @@ pub fn dot(a: &[Term], b: &[Term], acc: AccType, c: u32, fp8: bool) -> u32 {
             f,
         );
     }
-    if half {
-        round_f16(sum, top - f)
+    finish(sum, top - f, acc, kept)
+}
+
+/// The result `sum * 2^unit` in the accumulator's type.
+pub fn finish(sum: i64, unit: i32, acc: AccType, kept: i32) -> u32 {
+    if acc == AccType::F16 {
+        round_f16(sum < 0, sum.unsigned_abs(), unit)
     } else {
-        cut_f32(sum, top - f, if fp8 { 13 } else { 23 })
+        cut_f32(sum, unit, if kept == 13 { 13 } else { 23 })
     }
 }
 
@@ -113,11 +118,65 @@ fn cut_f32(sum: i64, unit: i32, bits: u32) -> u32 {
     }
 }
 
-/// `sum * 2^unit` rounded to nearest even. Zero is +0.
-fn round_f16(sum: i64, unit: i32) -> u32 {
-    if sum == 0 {
+/// `mag * 2^unit` rounded to the nearest f16, ties to even. Zero is +0. One rounding: conversions through f32 have two.
+pub fn round_f16(negative: bool, mag: u64, unit: i32) -> u32 {
+    if mag == 0 {
         return 0;
     }
-    // Exact: the sum has fewer than 53 bits.
-    u32::from(half::f16::from_f64(sum as f64 * 2f64.powi(unit)).to_bits())
+    let sign = u32::from(negative) << 15;
+    let e = 63 - mag.leading_zeros() as i32 + unit;
+    if e > 15 {
+        return sign | 0x7C00;
+    }
+    // Place of the last kept bit: ten below the lead, or the subnormals' place.
+    let e = e.max(-14);
+    let last = e - 10 - unit;
+    let m = if last <= 0 {
+        mag << -last
+    } else if last > 63 {
+        0
+    } else {
+        let (m, rest, tie) = (mag >> last, mag & ((1 << last) - 1), 1 << (last - 1));
+        m + u64::from(rest > tie || rest == tie && m & 1 == 1)
+    };
+    if m == 0 {
+        return 0;
+    }
+    // The leading one, or a carry out of the mantissa, goes into the exponent field; up to infinity.
+    sign | (((e + 14) as u32) << 10) + m as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::round_f16;
+
+    #[test]
+    fn f16_is_rounded_once() {
+        // 1 + 2^-11 + 2^-26 is above the tie; through f32 it would become the tie.
+        let mag = (1 << 26) + (1 << 15) + 1;
+        assert_eq!(round_f16(false, mag, -26), 0x3C01);
+        assert_eq!(round_f16(false, mag - 1, -26), 0x3C00);
+        assert_eq!(round_f16(true, mag, -26), 0xBC01);
+        // The tie below infinity, the one below the smallest subnormal.
+        assert_eq!(round_f16(false, 65519, 0), 0x7BFF);
+        assert_eq!(round_f16(false, 65520, 0), 0x7C00);
+        assert_eq!(round_f16(false, 1, -25), 0);
+        assert_eq!(round_f16(false, 3, -26), 1);
+        assert_eq!(round_f16(false, 1, -2000), 0);
+        assert_eq!(round_f16(true, 1 << 40, 0), 0xFC00);
+    }
+
+    #[test]
+    fn every_f16_is_itself() {
+        for bits in (0..0x7C00_u32).skip(1) {
+            let (e, m) = (bits >> 10, u64::from(bits & 0x3FF));
+            let (mag, unit) = if e == 0 {
+                (m, -24)
+            } else {
+                (m | 0x400, e as i32 - 25)
+            };
+            assert_eq!(round_f16(false, mag, unit), bits);
+            assert_eq!(round_f16(true, mag << 20, unit - 20), bits | 0x8000);
+        }
+    }
 }

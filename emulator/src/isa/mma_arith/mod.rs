@@ -1,11 +1,31 @@
-//! Arithmetic of the tensor cores: one K step of 32 bytes.
+//! Arithmetic of the tensor cores: one K step of 32 bytes. Pure functions of bits, without machine state.
 //!
 //! Exact mode is the truncated fused dot-product-add of Hopper (MMA-Sim, arXiv 2511.10909): all products and the old
-//! accumulator are aligned to the largest exponent, each is cut toward zero to F fraction bits, the cut terms are summed
-//! exactly, and the sum is cut (f16: rounded to nearest even).
+//! accumulator are aligned to the largest exponent, each is cut toward zero to F fraction bits (13 for 8-bit floats, 25
+//! otherwise), the cut terms are summed exactly, and the sum is cut (f16: rounded to nearest even). Zero sums are +0, NaN
+//! results are canonical (0x7FFFFFFF, 0x7FFF), an infinity comes from infinities or from a sum too large.
+//!
+//! | file | what |
+//! |---|---|
+//! | `exact` | the definition in straight lines, one output after the other: what the others must equal |
+//! | `lanes` | the same for sixteen columns at once, all float types, left to the compiler to vectorise |
+//! | `fp8_avx2` | the inner loop for 8-bit floats in 16-bit lanes |
+//! | `epilogue` | the accumulator as a term, and the result, for lanes |
+//! | `fast` | the plain mode |
+//!
+//! Zero terms have the model's exponent -133 (f32 results) or -21 (f16 results). The accumulator is a term too. If it is
+//! zero it brings that exponent itself; if not, its own is above it (at least -126, -14). So the largest exponent never is
+//! below that floor, and zero products need no exponent: the lanes leave them out.
 
 mod decode;
+mod epilogue;
 mod exact;
+mod fast;
+#[cfg(target_arch = "x86_64")]
+mod fp8_avx2;
+mod lanes;
+#[cfg(test)]
+mod tests;
 
 pub use decode::{AccType, InType};
 use decode::{Term, terms};
@@ -15,7 +35,7 @@ use decode::{Term, terms};
 pub enum Mode {
     /// Bit for bit as Hopper's wgmma.
     Exact,
-    /// Products and sums in f64, rounded once to the accumulator's type.
+    /// Products and sums in f64 (k ascending, the old accumulator last), rounded once to the accumulator's type.
     Fast,
 }
 
@@ -32,8 +52,43 @@ pub struct MmaKind {
     pub saturate: bool,
 }
 
+impl MmaKind {
+    /// Elements of the K step.
+    const fn k(self) -> usize {
+        32 / self.a.bytes()
+    }
+
+    /// Fraction bits that an aligned term keeps.
+    const fn kept(self) -> i32 {
+        if self.a.bytes() == 1 { 13 } else { 25 }
+    }
+}
+
+/// Code compiled for this machine's vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Vectors {
+    /// What every machine of the target has.
+    Baseline,
+    /// 256-bit integer vectors.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+}
+
+fn vectors() -> Vectors {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx2") {
+        return Vectors::Avx2;
+    }
+    Vectors::Baseline
+}
+
 /// D = A B^T (+ D): `a` has `m` rows and `b` has `n` rows of 32 bytes, K contiguous; `acc` is m x n row-major, the bits of
 /// an accumulator in each word (f16 in the low half). `scale_d` false ignores the old D.
+///
+/// Operations with less than 32 bytes of K are the same with zeroes behind: zero products change nothing.
+///
+/// # Panics
+/// If a slice is shorter than `m * 32`, `n * 32`, `m * n`.
 #[allow(clippy::too_many_arguments)]
 pub fn mma_tile(
     kind: MmaKind,
@@ -47,51 +102,86 @@ pub fn mma_tile(
     neg_b: bool,
     mode: Mode,
 ) {
-    let k = 32 / kind.a.bytes();
-    if kind.acc == AccType::S32 {
-        for (i, d) in acc.iter_mut().enumerate().take(m * n) {
-            let (ra, rb) = (&a[i / n * 32..][..32], &b[i % n * 32..][..32]);
-            let dot: i64 = (0..32).map(|j| kind.a.int(ra[j]) * kind.b.int(rb[j])).sum();
-            let sum = dot + if scale_d { i64::from(*d as i32) } else { 0 };
-            *d = if kind.saturate {
-                sum.clamp(i32::MIN.into(), i32::MAX.into()) as i32 as u32
-            } else {
-                sum as i32 as u32
-            };
-        }
-        return;
-    }
-    let ta: Vec<Term> = terms(kind.a, &a[..m * 32], neg_a);
-    let tb: Vec<Term> = terms(kind.b, &b[..n * 32], neg_b);
-    let fp8 = kind.a.bytes() == 1;
-    for (i, d) in acc.iter_mut().enumerate().take(m * n) {
-        let (ra, rb) = (&ta[i / n * k..][..k], &tb[i % n * k..][..k]);
-        let c = if scale_d { *d } else { 0 };
-        *d = match mode {
-            Mode::Exact => exact::dot(ra, rb, kind.acc, c, fp8),
-            Mode::Fast => fast(ra, rb, kind.acc, c),
-        };
+    let (a, b, acc) = (&a[..m * 32], &b[..n * 32], &mut acc[..m * n]);
+    // Both negations only choose the products' sign, and a NaN's sign is lost.
+    let step = Step {
+        kind,
+        n,
+        a,
+        b,
+        scale_d,
+        neg: neg_a != neg_b,
+    };
+    match (kind.acc, mode) {
+        (AccType::S32, _) => integer(&step, acc),
+        (_, Mode::Fast) => fast::tile(&step, acc, vectors()),
+        (_, Mode::Exact) => lanes::tile(&step, acc, vectors()),
     }
 }
 
-fn fast(a: &[Term], b: &[Term], acc: AccType, c: u32) -> u32 {
-    let c = match acc {
-        AccType::F16 => half::f16::from_bits(c as u16).to_f64(),
-        _ => f64::from(f32::from_bits(c)),
+/// [`mma_tile`] in exact mode, straight from the definition: slow, for comparison.
+///
+/// # Panics
+/// As there.
+#[allow(clippy::too_many_arguments)]
+pub fn mma_tile_by_definition(
+    kind: MmaKind,
+    m: usize,
+    n: usize,
+    a: &[u8],
+    b: &[u8],
+    acc: &mut [u32],
+    scale_d: bool,
+    neg_a: bool,
+    neg_b: bool,
+) {
+    let k = kind.k();
+    let ta: Vec<Term> = terms(kind.a, &a[..m * 32], neg_a);
+    let tb: Vec<Term> = terms(kind.b, &b[..n * 32], neg_b);
+    for (i, d) in acc.iter_mut().enumerate().take(m * n) {
+        let c = if scale_d { *d } else { 0 };
+        *d = exact::dot(
+            &ta[i / n * k..][..k],
+            &tb[i % n * k..][..k],
+            kind.acc,
+            c,
+            kind.kept(),
+        );
+    }
+}
+
+/// The operands of one operation.
+struct Step<'a> {
+    kind: MmaKind,
+    n: usize,
+    a: &'a [u8],
+    b: &'a [u8],
+    scale_d: bool,
+    /// Products are negated.
+    neg: bool,
+}
+
+fn integer(step: &Step, acc: &mut [u32]) {
+    let widen = |ty: InType, rows: &[u8]| -> Vec<i16> {
+        match ty {
+            InType::S8 => rows.iter().map(|&x| i16::from(x as i8)).collect(),
+            _ => rows.iter().map(|&x| i16::from(x)).collect(),
+        }
     };
-    let sum: f64 = a
-        .iter()
-        .zip(b)
-        .map(|(x, y)| x.value() * y.value())
-        .sum::<f64>()
-        + c;
-    match acc {
-        AccType::F16 => u32::from(if sum.is_nan() {
-            0x7FFF
+    let (a, b) = (widen(step.kind.a, step.a), widen(step.kind.b, step.b));
+    for (i, d) in acc.iter_mut().enumerate() {
+        let (ra, rb) = (&a[i / step.n * 32..][..32], &b[i % step.n * 32..][..32]);
+        // At most 32 * 255 * 255.
+        let dot: i32 = ra
+            .iter()
+            .zip(rb)
+            .map(|(&x, &y)| i32::from(x) * i32::from(y))
+            .sum();
+        let old = if step.scale_d { *d as i32 } else { 0 };
+        *d = if step.kind.saturate {
+            old.saturating_add(dot)
         } else {
-            half::f16::from_f64(sum).to_bits()
-        }),
-        _ if sum.is_nan() => 0x7FFF_FFFF,
-        _ => (sum as f32).to_bits(),
+            old.wrapping_add(dot)
+        } as u32;
     }
 }

@@ -1,0 +1,77 @@
+//! Compiles the kernels and embeds them: see `build/` for the toolkit, the cache and the gates.
+//!
+//! `DOCS_RS` set: no kernels; constructors then answer `KernelsNotBuilt`.
+
+#[path = "build/compile.rs"]
+mod compile;
+#[path = "build/emit.rs"]
+mod emit;
+#[path = "build/toolkit.rs"]
+mod toolkit;
+
+use std::path::PathBuf;
+
+/// A file in `kernels/` that is compiled by itself.
+struct Unit {
+    /// Relative to the crate.
+    path: &'static str,
+    arch: &'static str,
+    /// Bytes of spill stores and loads that an entry may have.
+    spills: u32,
+}
+
+/// All units. A `.cu` or `.ptx` file that is not here fails the build.
+const UNITS: &[Unit] = &[
+    Unit {
+        path: "kernels/gemm/sm90_fp8_gemm_1d2d.cu",
+        arch: "90a",
+        spills: 0,
+    },
+    Unit {
+        path: "kernels/quant/sm90_bf16_quant_1x128.ptx",
+        arch: "90",
+        spills: 0,
+    },
+    Unit {
+        path: "kernels/quant/sm90_quant_128x128.ptx",
+        arch: "90",
+        spills: 0,
+    },
+];
+
+fn main() {
+    for f in ["build.rs", "build", "kernels", "cuda-requirements.txt"] {
+        println!("cargo::rerun-if-changed={f}");
+    }
+    for v in [
+        "DOCS_RS",
+        "HADAL_NVCC",
+        "HADAL_FETCH_CUDA",
+        "CUDA_HOME",
+        "CUDA_PATH",
+        "PATH",
+    ] {
+        println!("cargo::rerun-if-env-changed={v}");
+    }
+    if let Err(e) = run() {
+        println!(
+            "cargo::error={}",
+            e.trim_end().replace('\n', "\ncargo::error=")
+        );
+        std::process::exit(1);
+    }
+}
+
+fn run() -> Result<(), String> {
+    let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
+    if std::env::var_os("DOCS_RS").is_some() {
+        return emit::write(&out, None, &[]);
+    }
+    compile::all_listed(UNITS.iter().map(|u| u.path))?;
+    let toolkit = toolkit::find()?;
+    let mut built = Vec::new();
+    for u in UNITS {
+        built.push(compile::unit(&toolkit, u, &out)?);
+    }
+    emit::write(&out, Some(&toolkit), &built)
+}

@@ -1,0 +1,12 @@
+// Names of the fixed-width integers used on both sides of a launch.
+#pragma once
+
+namespace hadal {
+
+using u8 = unsigned char;
+using u32 = unsigned int;
+using u64 = unsigned long long;
+
+static_assert(sizeof(u32) == 4 && sizeof(u64) == 8 && sizeof(float) == 4, "unexpected data model");
+
+}  // namespace hadal
