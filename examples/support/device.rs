@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::{CudaContext, CudaStream};
 use hadal::device::Device;
+#[allow(unused_imports)] // the same
 pub use hadal_emulator::client::{
     AsyncMode, Checks, Emulator, Knobs, Numerics, Report, Schedule, Universe,
 };
