@@ -242,7 +242,7 @@ pub enum QuantError {
 
 /// `value` is a multiple of `of`.
 pub(crate) fn multiple(argument: &'static str, value: u64, of: u64) -> Result<(), ArgumentError> {
-    if value % of == 0 {
+    if value.is_multiple_of(of) {
         Ok(())
     } else {
         Err(ArgumentError::Multiple {

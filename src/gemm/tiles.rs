@@ -47,7 +47,7 @@ impl Tile {
 
     /// Whether D's boxes are 128 bytes wide and swizzled; else one box as wide as the tile.
     pub(crate) const fn swizzled_d(&self) -> bool {
-        self.n % 128 == 0
+        self.n.is_multiple_of(128)
     }
 
     /// Columns of a box of D.
