@@ -251,8 +251,11 @@ __device__ __forceinline__ void multiply(const Params& p, u32 smem, const Walk<T
     ScaleB scale_b = load_scale_b<T>(p, at.n0, 0, k_blocks, lane);
 
     u32 slot = first, parity = 0;
-    // 0 in the lane that frees stages, 1 in the others; ABORTED once the thread gave up waiting.
-    u32 mute = lane == 0 ? 0 : 1;
+    // Descriptors of the stage, moved along with it. Shared addresses stay below 2^18, so steps never carry.
+    const u64 first_a = wgmma_desc(wgmma_desc_low(first + group * (SLAB * BK)));
+    const u64 first_b = wgmma_desc(wgmma_desc_low(first + T::B_AT));
+    u64 desc_a = first_a, desc_b = first_b;
+    u32 aborted = 0;  // ABORTED once the producer gave up and this thread would have waited for it
 
     for (;;) {
         const u32 next_tile = tile + gridDim.x;
@@ -272,20 +275,27 @@ __device__ __forceinline__ void multiply(const Params& p, u32 smem, const Walk<T
                 load_scale_b<T>(p, last ? next.n0 : at.n0, last ? 0 : kb, k_blocks, lane);
 #pragma unroll 1
             for (u32 i = 0; i < count; ++i, slot += T::STAGE) {
-                while (!mbarrier_try_wait(slot + T::FULL_AT, parity)) {
-                    mute |= load_relaxed_shared_u32(abort_word);
-                    if (mute >= ABORTED) break;
+                bool go = mbarrier_try_wait(slot + T::FULL_AT, parity);
+                while (!go) {
+                    aborted = load_relaxed_shared_u32(abort_word);
+                    go = mbarrier_try_wait(slot + T::FULL_AT, parity) | (aborted != 0);
                 }
                 const float sfa0 = load_shared_f32(slot + row_sfa);
                 const float sfa8 = load_shared_f32(slot + row_sfa + 8 * 4);
 
-                const u32 a = wgmma_desc_low(slot + group * (SLAB * BK));
-                const u32 b = wgmma_desc_low(slot + T::B_AT);
                 wgmma_fence();
-                wgmma_e4m3<0>(part, wgmma_desc(a), wgmma_desc(b));
-                wgmma_e4m3<1>(part, wgmma_desc(a + 2), wgmma_desc(b + 2));
-                wgmma_e4m3<1>(part, wgmma_desc(a + 4), wgmma_desc(b + 4));
-                wgmma_e4m3<1>(part, wgmma_desc(a + 6), wgmma_desc(b + 6));
+                wgmma_e4m3<0>(part, desc_a, desc_b);
+                wgmma_desc_step<2>(desc_a);
+                wgmma_desc_step<2>(desc_b);
+                wgmma_e4m3<1>(part, desc_a, desc_b);
+                wgmma_desc_step<2>(desc_a);
+                wgmma_desc_step<2>(desc_b);
+                wgmma_e4m3<1>(part, desc_a, desc_b);
+                wgmma_desc_step<2>(desc_a);
+                wgmma_desc_step<2>(desc_b);
+                wgmma_e4m3<1>(part, desc_a, desc_b);
+                wgmma_desc_step<(T::STAGE >> 4) - 6>(desc_a);
+                wgmma_desc_step<(T::STAGE >> 4) - 6>(desc_b);
                 wgmma_commit_group();
                 const float near = shuffle_from(scale_b.near, i);
                 const float s0 = __fmul_rn(sfa0, near), s8 = __fmul_rn(sfa8, near);
@@ -297,7 +307,7 @@ __device__ __forceinline__ void multiply(const Params& p, u32 smem, const Walk<T
                 }
                 wgmma_wait_group<0>(part);
                 warp_sync();  // every lane has read its SFA values
-                if (mute == 0) mbarrier_arrive(slot + T::EMPTY_AT);
+                if (lane == 0) mbarrier_arrive(slot + T::EMPTY_AT);
 
 #pragma unroll
                 for (u32 j = 0; j < T::BN / 8; ++j) {
@@ -311,13 +321,15 @@ __device__ __forceinline__ void multiply(const Params& p, u32 smem, const Walk<T
             }
             if (slot == end) {
                 slot = first;
+                desc_a = first_a;
+                desc_b = first_b;
                 parity ^= 1;
             }
             scale_b = scale_b_next;
         }
 
         // Once the leader's previous store has read the buffer, all of the warpgroup may write it.
-        if (mute >= ABORTED) store_relaxed_shared_u32(gave_up_word, 1);
+        if (aborted != 0) store_relaxed_shared_u32(gave_up_word, 1);
         if (leader) tma_wait_group_read<0>();
         named_barrier_sync<WARPGROUP>(barrier_id);
         // The same answer in the whole warpgroup, whose threads wrote it before the barrier.

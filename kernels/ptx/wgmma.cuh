@@ -29,6 +29,21 @@ __device__ __forceinline__ u64 wgmma_desc(u32 low) {
     return d;
 }
 
+// add.u32 on the low word
+// Moves a descriptor by STEP units of 16 bytes; the address field must not overflow. Opaque to the compiler, which else
+// keeps the four descriptors of a K-block in registers of their own and copies each one's high word.
+template <u32 STEP>
+__device__ __forceinline__ void wgmma_desc_step(u64& d) {
+    asm volatile("{\n\t"
+                 ".reg .b32 low, high;\n\t"
+                 "mov.b64 {low, high}, %0;\n\t"
+                 "add.u32 low, low, %1;\n\t"
+                 "mov.b64 %0, {low, high};\n\t"
+                 "}"
+                 : "+l"(d)
+                 : "n"(STEP));
+}
+
 // wgmma.fence.sync.aligned
 // PTX 8.0, sm_90a. Orders earlier register accesses before the next wgmma's use of the accumulators.
 __device__ __forceinline__ void wgmma_fence() {
