@@ -62,7 +62,7 @@ fn fill(dst: u64, value: u32, width: u32, count: usize, stream: u64, wait: bool)
     if count == 0 {
         return Ok(());
     }
-    if dst % u64::from(width) != 0 {
+    if !dst.is_multiple_of(u64::from(width)) {
         return Err(code::INVALID_VALUE);
     }
     let (c, q) = {

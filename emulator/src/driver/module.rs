@@ -189,7 +189,7 @@ fn cluster(info: &KernelInfo, f: &Function, g: &Geometry) -> Result<([u32; 3], b
     if n == 0 || n > 16 || (n > 8 && !f.non_portable) {
         return Err(code::INVALID_CLUSTER_SIZE);
     }
-    if (0..3).any(|k| g.grid[k] % c[k] != 0) {
+    if (0..3).any(|k| !g.grid[k].is_multiple_of(c[k])) {
         return Err(code::INVALID_VALUE);
     }
     Ok((c, true))

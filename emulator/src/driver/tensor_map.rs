@@ -34,7 +34,7 @@ unsafe fn encode(
             && !element_strides.is_null()
             && (rank == 1 || !strides.is_null()),
     )?;
-    require(address != 0 && address % if interleave == 2 { 32 } else { 16 } == 0)?;
+    require(address != 0 && address.is_multiple_of(if interleave == 2 { 32 } else { 16 }))?;
     let n = rank as usize;
     let mut m = TensorMap {
         address,
@@ -70,7 +70,8 @@ unsafe fn encode(
         // SAFETY: the caller gives `rank - 1` strides.
         m.strides[k] = unsafe { *strides.add(k) };
         require(
-            m.strides[k] % if interleave == 2 { 32 } else { 16 } == 0 && m.strides[k] < 1 << 40,
+            m.strides[k].is_multiple_of(if interleave == 2 { 32 } else { 16 })
+                && m.strides[k] < 1 << 40,
         )?;
         // Each dimension lies beyond the one before it.
         require(
@@ -92,7 +93,7 @@ exports! {
         box_dims: *const u32, element_strides: *const u32, interleave: u32, swizzle: u32, l2: u32, fill: u32,
     ) {
         drop(ready()?);
-        require(!map.is_null() && map as usize % 64 == 0)?;
+        require(!map.is_null() && (map as usize).is_multiple_of(64))?;
         // SAFETY: as the API asks of its caller.
         let m = unsafe { encode(data_type, rank, address, dims, strides, box_dims, element_strides, interleave, swizzle, l2, fill)? };
         // SAFETY: a CUtensorMap has 128 bytes.
@@ -101,11 +102,11 @@ exports! {
     }
     fn cuTensorMapReplaceAddress(map: *mut c_void, address: u64) {
         drop(ready()?);
-        require(!map.is_null() && map as usize % 64 == 0)?;
+        require(!map.is_null() && (map as usize).is_multiple_of(64))?;
         // SAFETY: a CUtensorMap has 128 bytes.
         let bytes = unsafe { map.cast::<[u8; 128]>().read() };
         let mut m = TensorMap::decode(&bytes).map_err(|_| code::INVALID_VALUE)?;
-        require(address != 0 && address % if m.interleave == 2 { 32 } else { 16 } == 0)?;
+        require(address != 0 && address.is_multiple_of(if m.interleave == 2 { 32 } else { 16 }))?;
         m.address = address;
         // SAFETY: as above.
         unsafe { map.cast::<[u8; 128]>().write(m.encode()) };

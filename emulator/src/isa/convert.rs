@@ -533,7 +533,7 @@ fn narrow16(hi: f64, lo: f64, round: Option<Round>, man: i32, exp: i32) -> u16 {
     let code = if a < 2f64.powi(1 - bias) {
         n
     } else {
-        ((e + bias) as u64 - 1 << man) + n
+        (((e + bias) as u64 - 1) << man) + n
     };
     if code >= u64::from(top) {
         let stay = match round {

@@ -50,6 +50,7 @@ impl<'a> Mods<'a> {
     }
 
     /// Takes the next qualifier.
+    #[allow(clippy::should_implement_trait)] // callers write it out one by one
     pub fn next(&mut self) -> Option<&'a str> {
         let p = self.peek()?;
         self.at += 1;

@@ -562,7 +562,7 @@ unsafe fn mbarrier(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
             let spurious = park
                 && pred == 0
                 && cx.machine().knobs.schedule == crate::machine::knobs::Schedule::Random
-                && cx.machine().random() % 8 == 0;
+                && cx.machine().random().is_multiple_of(8);
             if park && pred == 0 && !expired && !spurious {
                 return cx.retry(Wait::Mbarrier(waiting_at));
             }

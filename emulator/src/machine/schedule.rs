@@ -67,11 +67,11 @@ impl Machine {
         let random = self.knobs.schedule == Schedule::Random;
         if self.knobs.async_mode == AsyncMode::Random
             && !self.asyncs.is_empty()
-            && self.random() % 4 == 0
+            && self.random().is_multiple_of(4)
         {
             self.run_async();
         }
-        if self.since_admission > ADMIT_AFTER || (random && self.random() % 64 == 0) {
+        if self.since_admission > ADMIT_AFTER || (random && self.random().is_multiple_of(64)) {
             self.admit();
         }
         if random && self.ready.len() > 1 {
@@ -250,11 +250,10 @@ impl Machine {
             .grids
             .get(&id)
             .is_some_and(|g| g.resident == 0 && g.next == g.order.len())
+            && let Some(g) = self.grids.remove(&id)
         {
-            if let Some(g) = self.grids.remove(&id) {
-                self.counters.grids += 1;
-                self.finished.push((id, g.fault.map_or(Ok(()), Err)));
-            }
+            self.counters.grids += 1;
+            self.finished.push((id, g.fault.map_or(Ok(()), Err)));
         }
     }
 

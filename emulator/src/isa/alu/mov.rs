@@ -137,7 +137,7 @@ fn parts(
     v: &[Operand],
     dst: bool,
 ) -> Result<(usize, Vec<Option<RowId>>)> {
-    if v.is_empty() || ty.bytes() % v.len() != 0 {
+    if v.is_empty() || !ty.bytes().is_multiple_of(v.len()) {
         return Err(d.error(i, format!("{} parts do not make a .{ty:?}", v.len())));
     }
     let n = ty.bytes() / v.len();

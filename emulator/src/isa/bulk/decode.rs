@@ -251,7 +251,7 @@ fn window(a: u64) -> Access<u32> {
 }
 
 fn aligned(what: &str, a: u64, to: u64) -> Access<()> {
-    if a % to == 0 {
+    if a.is_multiple_of(to) {
         return Ok(());
     }
     Err(Box::new(Finding::new(

@@ -122,6 +122,7 @@ impl Tensor {
         let load = matches!(self.direction, Direction::Load { .. });
         let e = map.element.bytes() as usize;
         let mut n = [1u32; 5];
+        #[allow(clippy::needless_range_loop)] // several arrays by the same dimension
         for k in 0..map.rank {
             n[k] = map.box_dims[k].div_ceil(map.element_strides[k].max(1));
         }

@@ -78,7 +78,7 @@ pub fn misalignment(addrs: &[u64; 32], bytes: u64, bad: u32) -> Box<Finding> {
 }
 
 /// The block and the offset in its shared memory that a window address means. Checks that `bytes` bytes lie inside.
-pub fn shared<'b>(cx: &'b mut Cx, at: u32, bytes: u32) -> Access<(&'b mut Block, usize)> {
+pub fn shared(cx: &mut Cx, at: u32, bytes: u32) -> Access<(&mut Block, usize)> {
     let (rank, off) = (at >> 24, at & 0x00FF_FFFF);
     let own = cx.block().rank;
     let block = if rank == own {

@@ -50,10 +50,10 @@ fn qualifiers(m: &mut Mods, load: bool) -> Result<bool> {
     if mmio {
         m.expect("relaxed")?;
     }
-    if matches!(strong, Some("relaxed" | "acquire" | "release")) || mmio {
-        if m.one_of(&["cta", "cluster", "gpu", "sys"]).is_none() {
-            return Err(m.error("expected a scope"));
-        }
+    if (matches!(strong, Some("relaxed" | "acquire" | "release")) || mmio)
+        && m.one_of(&["cta", "cluster", "gpu", "sys"]).is_none()
+    {
+        return Err(m.error("expected a scope"));
     }
     Ok(mmio || strong.is_some_and(|s| s != "weak"))
 }

@@ -29,6 +29,7 @@ impl Old {
             exp: [0; LANES],
             special: [false; LANES],
         };
+        #[allow(clippy::needless_range_loop)] // lanes
         for l in 0..LANES {
             let field = (bits[l] >> man_bits) as i32 & top;
             let sig = (bits[l] & ((1 << man_bits) - 1)) as i32

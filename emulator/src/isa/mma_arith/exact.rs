@@ -143,7 +143,7 @@ pub fn round_f16(negative: bool, mag: u64, unit: i32) -> u32 {
         return 0;
     }
     // The leading one, or a carry out of the mantissa, goes into the exponent field; up to infinity.
-    sign | (((e + 14) as u32) << 10) + m as u32
+    sign | ((((e + 14) as u32) << 10) + m as u32)
 }
 
 #[cfg(test)]

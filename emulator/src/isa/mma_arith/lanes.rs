@@ -150,6 +150,7 @@ fn typed(ta: InType, tb: InType, kept: i32, step: &Step, acc: &mut [u32]) {
             for (x, row) in bits.iter_mut().zip(b.chunks_exact(32)) {
                 *x = element(tb, row, k);
             }
+            #[allow(clippy::needless_range_loop)] // lanes
             for j in 0..COLUMNS {
                 let (sig, exp) = sb.split(bits[j]);
                 cols.sig[k][j] = sig;
