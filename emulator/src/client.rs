@@ -63,6 +63,7 @@ pub fn candidates() -> Vec<PathBuf> {
     let folder = exe.parent().map(PathBuf::from).unwrap_or_default();
     vec![
         folder.join(FILE),
+        folder.join("deps").join(FILE),
         folder.join("../deps").join(FILE),
         folder.join("..").join(FILE),
     ]

@@ -40,9 +40,9 @@ impl Drop for Scratch {
     }
 }
 
-/// Writes DeepSeek-V3's `kv_a_proj_with_mqa` (576 x 7168: latent 512 + rope 64, from the hidden size) with normal weights.
-pub fn write_seeded(folder: &Path, seed: u64) -> Result<PathBuf, Failure> {
-    let (n, k) = (576, 7168);
+/// Writes a layer with normal weights under the name of DeepSeek-V3's `kv_a_proj_with_mqa`, which is 576 x 7168: latent 512
+/// and rope 64, from the hidden size.
+pub fn write_seeded(folder: &Path, (n, k): (usize, usize), seed: u64) -> Result<PathBuf, Failure> {
     let mut r = ChaCha8Rng::seed_from_u64(seed);
     let w: Vec<f32> = (0..n * k).map(|_| 0.02 * normal(&mut r)).collect();
     let q = hadal::reference::quant::blocks(&w, n, k)?;

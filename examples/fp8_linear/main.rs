@@ -37,6 +37,12 @@ struct Arguments {
     /// The weight's name, `model.layers.0.self_attn.kv_a_proj_with_mqa.weight` for example.
     #[arg(long, requires = "checkpoint")]
     tensor: Option<String>,
+    /// Rows of the seeded weight (output features).
+    #[arg(long, default_value_t = 576, conflicts_with = "checkpoint")]
+    n: usize,
+    /// Columns of the seeded weight (input features).
+    #[arg(long, default_value_t = 7168, conflicts_with = "checkpoint")]
+    k: usize,
     /// Rows of activations.
     #[arg(long, default_value_t = 64)]
     tokens: usize,
@@ -64,7 +70,11 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
         _ => {
             scratch = checkpoint::Scratch::new()?;
             (
-                checkpoint::write_seeded(scratch.path(), arguments.seed)?,
+                checkpoint::write_seeded(
+                    scratch.path(),
+                    (arguments.n, arguments.k),
+                    arguments.seed,
+                )?,
                 checkpoint::SEEDED.into(),
             )
         }

@@ -70,8 +70,8 @@ exports! {
         }
         let mut l = super::library()?;
         if !l.initialised {
+            let knobs = super::control::knobs_from_environment(default_devices())?;
             l.initialised = true;
-            let knobs = super::control::knobs_from_environment(default_devices());
             l.add_universe(knobs, Some(0));
         }
         Ok(())

@@ -19,19 +19,21 @@ pub fn note(text: String) {
         .push(text);
 }
 
-/// Settings of the default universe.
-pub fn knobs_from_environment(devices: u32) -> Knobs {
-    let mut k = Knobs {
-        devices,
-        ..Knobs::default()
+/// Settings of the default universe; `HADAL_EMU_KNOBS` that do not parse are refused.
+pub fn knobs_from_environment(devices: u32) -> Result<Knobs, u32> {
+    let Ok(text) = std::env::var("HADAL_EMU_KNOBS") else {
+        return Ok(Knobs {
+            devices,
+            ..Knobs::default()
+        });
     };
-    if let Ok(text) = std::env::var("HADAL_EMU_KNOBS") {
-        match serde_json::from_str::<Knobs>(&text) {
-            Ok(x) => k = Knobs { devices, ..x },
-            Err(e) => note(format!("HADAL_EMU_KNOBS: {e}")),
+    match serde_json::from_str::<Knobs>(&text) {
+        Ok(k) => Ok(Knobs { devices, ..k }),
+        Err(e) => {
+            note(format!("HADAL_EMU_KNOBS: {e}"));
+            Err(code::INVALID_VALUE)
         }
     }
-    k
 }
 
 /// Copies `text` with a NUL into a buffer; answers the room it needs.
