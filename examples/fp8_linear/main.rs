@@ -44,8 +44,8 @@ struct Arguments {
     #[arg(long, default_value_t = 7168, conflicts_with = "checkpoint")]
     k: usize,
     /// Rows of activations.
-    #[arg(long, default_value_t = 64)]
-    tokens: usize,
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
     /// Seed of weights and activations.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -81,7 +81,7 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     };
     let file = checkpoint::open(&path, &name)?;
     let weight = file.weight()?;
-    let (m, n, k) = (arguments.tokens, weight.n, weight.k);
+    let (m, n, k) = (arguments.tokens as usize, weight.n, weight.k);
 
     let lease = device::Lease::new(&device::Knobs::default())?;
     let stream = &lease.stream;
