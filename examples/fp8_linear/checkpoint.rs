@@ -23,8 +23,8 @@ pub const SEEDED: &str = "model.layers.0.self_attn.kv_a_proj_with_mqa.weight";
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    pub fn new() -> Result<Self, Failure> {
-        let p = std::env::temp_dir().join(format!("hadal-fp8-linear-{}", std::process::id()));
+    pub fn named(name: &str) -> Result<Self, Failure> {
+        let p = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&p)?;
         Ok(Self(p))
     }

@@ -68,7 +68,8 @@ fn run(arguments: &Arguments) -> Result<bool, Failure> {
     let (path, name) = match (&arguments.checkpoint, &arguments.tensor) {
         (Some(p), Some(t)) => (p.clone(), t.clone()),
         _ => {
-            scratch = checkpoint::Scratch::new()?;
+            scratch =
+                checkpoint::Scratch::named(&format!("hadal-fp8-linear-{}", std::process::id()))?;
             (
                 checkpoint::write_seeded(
                     scratch.path(),

@@ -23,7 +23,7 @@ namespace gemm {
 constexpr u32 KERNEL_ID = 1;
 constexpr u32 WHERE_LOAD = 1;   // a stage's loads never completed
 constexpr u32 WHERE_MATH = 2;   // a stage was full, but the math warps never freed it
-constexpr u32 ABORTED = 2;      // the abort word, once the producer gave up
+constexpr u32 ABORTED = 1;      // the abort word, once the producer gave up
 
 constexpr u32 BK = 128;             // the K-block: bytes of a tile row, and the granularity of scales
 constexpr u32 WARPGROUP = 128;      // threads
@@ -242,7 +242,8 @@ __device__ __forceinline__ void multiply(const Params& p, u32 smem, const Walk<T
     const u32 d_buffer = smem + group * T::D_BYTES;
     const u32 abort_word = smem + T::ABORT_AT;              // set by the producer
     const u32 gave_up_word = abort_word + 4 + group * 4;    // set by threads of this warpgroup
-    const u32 row_sfa = T::SFA_AT + (group * SLAB + 16 * warp + lane / 4) * 4;
+    u32 row_sfa = T::SFA_AT + (group * SLAB + 16 * warp + lane / 4) * 4;
+    keep_in_register(row_sfa);
     const u32 first = smem + T::STAGES_AT, end = smem + T::STAGES_END;
 
     u32 tile = blockIdx.x;
@@ -255,7 +256,6 @@ __device__ __forceinline__ void multiply(const Params& p, u32 smem, const Walk<T
     const u64 first_a = wgmma_desc(wgmma_desc_low(first + group * (SLAB * BK)));
     const u64 first_b = wgmma_desc(wgmma_desc_low(first + T::B_AT));
     u64 desc_a = first_a, desc_b = first_b;
-    u32 aborted = 0;  // ABORTED once the producer gave up and this thread would have waited for it
 
     for (;;) {
         const u32 next_tile = tile + gridDim.x;
@@ -275,10 +275,8 @@ __device__ __forceinline__ void multiply(const Params& p, u32 smem, const Walk<T
                 load_scale_b<T>(p, last ? next.n0 : at.n0, last ? 0 : kb, k_blocks, lane);
 #pragma unroll 1
             for (u32 i = 0; i < count; ++i, slot += T::STAGE) {
-                bool go = mbarrier_try_wait(slot + T::FULL_AT, parity);
-                while (!go) {
-                    aborted = load_relaxed_shared_u32(abort_word);
-                    go = mbarrier_try_wait(slot + T::FULL_AT, parity) | (aborted != 0);
+                while (!mbarrier_try_wait(slot + T::FULL_AT, parity)) {
+                    if (load_relaxed_shared_u32(abort_word) != 0) goto tile_done;  // nothing landed to read
                 }
                 const float sfa0 = load_shared_f32(slot + row_sfa);
                 const float sfa8 = load_shared_f32(slot + row_sfa + 8 * 4);
@@ -328,8 +326,9 @@ __device__ __forceinline__ void multiply(const Params& p, u32 smem, const Walk<T
             scale_b = scale_b_next;
         }
 
+tile_done:
+        if (load_relaxed_shared_u32(abort_word) != 0) store_relaxed_shared_u32(gave_up_word, 1);
         // Once the leader's previous store has read the buffer, all of the warpgroup may write it.
-        if (aborted != 0) store_relaxed_shared_u32(gave_up_word, 1);
         if (leader) tma_wait_group_read<0>();
         named_barrier_sync<WARPGROUP>(barrier_id);
         // The same answer in the whole warpgroup, whose threads wrote it before the barrier.

@@ -24,21 +24,6 @@ __device__ __forceinline__ void warp_sync() {
     asm volatile("bar.warp.sync 0xffffffff;" ::: "memory");
 }
 
-// vote.sync.all.pred all, p, 0xffffffff
-// PTX 6.0, sm_30. True in every lane if `p` is in every lane.
-__device__ __forceinline__ bool warp_all(bool p) {
-    u32 all;
-    asm volatile("{\n\t"
-                 ".reg .pred p, all;\n\t"
-                 "setp.ne.b32 p, %1, 0;\n\t"
-                 "vote.sync.all.pred all, p, 0xffffffff;\n\t"
-                 "selp.b32 %0, 1, 0, all;\n\t"
-                 "}"
-                 : "=r"(all)
-                 : "r"(static_cast<u32>(p)));
-    return all != 0;
-}
-
 // bar.sync 0
 // PTX 1.0, sm_10. All threads of the CTA meet.
 __device__ __forceinline__ void cta_sync() {

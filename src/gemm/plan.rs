@@ -49,7 +49,7 @@ fn tiles(shape: GemmShape, t: Tile) -> u64 {
 /// its issue slots (docs/gemm.md, ledger).
 fn cycles(t: &Tile) -> u64 {
     let tensor = u64::from(t.m) * u64::from(t.n) * 128 * 2 / 8192;
-    let promotion = 37 + u64::from(t.n) / 2 + 4;
+    let promotion = 36 + u64::from(t.n) / 2 + 4;
     tensor + if t.warpgroups() == 1 { promotion } else { 0 }
 }
 

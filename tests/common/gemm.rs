@@ -184,48 +184,41 @@ impl<D: Out> Loaded<D> {
         }
     }
 
+    /// Launches a plan.
+    pub fn launch(&mut self, l: &Lease, plan: &GemmPlan<D>, status: &mut Status) {
+        let GemmShape { m, n, k } = self.shape;
+        let s = &l.stream;
+        let a = Fp8Rows::with_strides(s, &self.a, &self.sfa, (m, k), self.lda, self.ld_sfa);
+        let b = Fp8Blocks::with_strides(s, &self.b, &self.sfb, (n, k), self.ldb, self.ld_sfb);
+        let mut d = MatrixMut::with_stride(s, &mut self.d, m, n, self.ldd).expect("d");
+        plan.run(s, &a.expect("a"), &b.expect("b"), &mut d, status)
+            .expect("a launch");
+    }
+
     /// Runs a plan, checks the status and every canary, gives D packed.
     pub fn run(&mut self, l: &Lease, plan: &GemmPlan<D>, status: &mut Status) -> Vec<D> {
-        let GemmShape { m, n, k } = self.shape;
-        {
-            let a =
-                Fp8Rows::with_strides(&l.stream, &self.a, &self.sfa, (m, k), self.lda, self.ld_sfa)
-                    .expect("a");
-            let b = Fp8Blocks::with_strides(
-                &l.stream,
-                &self.b,
-                &self.sfb,
-                (n, k),
-                self.ldb,
-                self.ld_sfb,
-            )
-            .expect("b");
-            let mut d = MatrixMut::with_stride(&l.stream, &mut self.d, m, n, self.ldd).expect("d");
-            plan.run(&l.stream, &a, &b, &mut d, status)
-                .expect("a launch");
-        }
+        self.launch(l, plan, status);
         if let Err(e) = status.check(&l.stream) {
-            panic!(
-                "{e}\n{}",
-                l.reports()
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join("\n")
-            );
+            let found: Vec<_> = l.reports().iter().map(ToString::to_string).collect();
+            panic!("{e}\n{}", found.join("\n"));
         }
+        self.canaries(l)
+    }
+
+    /// Checks what lies round D, gives D packed.
+    pub fn canaries(&self, l: &Lease) -> Vec<D> {
+        let GemmShape { m, n, .. } = self.shape;
         let raw = l.stream.clone_dtoh(&self.d).expect("D");
         let mut out = Vec::with_capacity(m * n);
         for (i, v) in raw.iter().enumerate() {
-            if i / self.ldd < m && i % self.ldd < n {
+            let (row, col) = (i / self.ldd, i % self.ldd);
+            if row < m && col < n {
                 out.push(*v);
             } else {
                 assert_eq!(
                     v.bits(),
                     D::CANARY.bits(),
-                    "written outside of D at row {} column {}",
-                    i / self.ldd,
-                    i % self.ldd
+                    "written outside of D at row {row} column {col}"
                 );
             }
         }

@@ -25,24 +25,52 @@ pub fn code(rng: &mut impl Rng) -> E4M3 {
     }
 }
 
-/// Leases a device; a missing one ends the test.
-pub fn lease(knobs: &Knobs) -> Lease {
-    Lease::new(knobs).expect("a device")
+/// Leases a device; a missing one ends the test. The lease has a time limit: a hang must not hang the suite.
+pub fn lease(knobs: &Knobs) -> Limited {
+    Limited {
+        limit: Limit::new(if full() { 3600 } else { 300 }),
+        lease: Lease::new(knobs).expect("a device"),
+    }
 }
 
-/// Runs `f` in a thread and fails when it takes longer: a hang must not hang the suite.
-pub fn within<T: Send + 'static>(seconds: u64, f: impl FnOnce() -> T + Send + 'static) -> T {
-    let (tx, rx) = std::sync::mpsc::channel();
-    let t = std::thread::spawn(move || {
-        let _ = tx.send(f());
-    });
-    match rx.recv_timeout(std::time::Duration::from_secs(seconds)) {
-        Ok(v) => v,
-        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("not done within {seconds} s"),
-        Err(_) => match t.join() {
-            Err(e) => std::panic::resume_unwind(e),
-            Ok(()) => unreachable!("the sender was dropped without a panic"),
-        },
+/// A [`Lease`] with a time limit.
+pub struct Limited {
+    pub lease: Lease,
+    #[allow(dead_code)] // held for its drop
+    limit: Limit,
+}
+
+impl std::ops::Deref for Limited {
+    type Target = Lease;
+    fn deref(&self) -> &Lease {
+        &self.lease
+    }
+}
+
+impl std::ops::DerefMut for Limited {
+    fn deref_mut(&mut self) -> &mut Lease {
+        &mut self.lease
+    }
+}
+
+/// Ends the process when it lives longer than it may: nothing else ends a test that waits for a driver.
+struct Limit(std::sync::mpsc::Sender<()>);
+
+impl Limit {
+    fn new(seconds: u64) -> Self {
+        let (tx, rx) = std::sync::mpsc::channel::<()>();
+        let test = std::thread::current()
+            .name()
+            .unwrap_or("a test")
+            .to_string();
+        std::thread::spawn(move || {
+            let waited = rx.recv_timeout(std::time::Duration::from_secs(seconds));
+            if waited == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{test}: not done within {seconds} s");
+                std::process::abort();
+            }
+        });
+        Self(tx)
     }
 }
 

@@ -258,11 +258,10 @@ pub(crate) unsafe fn exit(cx: &mut Cx, _: &Inst, mask: u32) -> Flow {
             f.wait = Wait::Ready;
         }
     }
-    let (gone, held) = (warp.frags.is_empty(), warp.regs_held);
-    if gone {
+    // Its registers stay away from the pool: nothing documented gives them back before the block ends.
+    if warp.frags.is_empty() {
         let b = cx.block();
         b.live_warps -= 1;
-        b.reg_pool += held * 32;
         let (id, cluster) = (b.id, b.cluster.clone());
         // Barriers count the threads that are left: those that wait must look again.
         cx.machine().wake(id);
