@@ -73,6 +73,8 @@ struct State {
     queues: BTreeMap<u64, Queue>,
     next: u64,
     stop: bool,
+    /// The worker runs.
+    working: bool,
 }
 
 /// Devices that share one worker.
@@ -95,6 +97,16 @@ fn locked<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
     m.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Held by the worker; tells when it ends.
+struct Working<'a>(&'a Universe);
+
+impl Drop for Working<'_> {
+    fn drop(&mut self) {
+        locked(&self.0.state).working = false;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Universe {
     /// Starts the worker.
     pub fn start(first: u32, knobs: Knobs, memory: Arc<Memory>) -> Arc<Self> {
@@ -110,19 +122,30 @@ impl Universe {
             memory,
         });
         let worker = u.clone();
+        locked(&u.state).working = true;
         let spawned = std::thread::Builder::new()
             .name(format!("hadal-emu {first}"))
-            .spawn(move || worker.run());
+            .spawn(move || {
+                // Whatever ends it, nobody may wait for it for ever.
+                let _end = Working(&worker);
+                worker.clone().run();
+            });
         if spawned.is_err() {
+            locked(&u.state).working = false;
             *locked(&u.fault) = Some(code::OUT_OF_MEMORY);
         }
         u
     }
 
-    /// Ends the worker and frees the devices' memory.
+    /// Ends the worker and frees the devices' memory, in this order: the worker holds pointers into it.
     pub fn stop(&self) {
-        locked(&self.state).stop = true;
+        let mut s = locked(&self.state);
+        s.stop = true;
         self.changed.notify_all();
+        while s.working {
+            s = self.changed.wait(s).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(s);
         for d in self.first..self.first + self.devices {
             self.memory.reset(d);
         }

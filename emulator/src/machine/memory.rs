@@ -1,7 +1,7 @@
 //! Device memory: reserved address space that host code cannot read by accident, with its bytes elsewhere.
 //!
 //! ```text
-//! device address   [ PROT_NONE reservation, 1 TiB a device, addresses never used twice          ]
+//! device address   [ PROT_NONE reservation, kept for ever: addresses are never used twice       ]
 //!                     |  same offset
 //! backing store    [ private, no-reserve pages, present once written (host pointer of a Region) ]
 //! init bitmap      [ one bit a byte                                                             ]
@@ -12,8 +12,11 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Bytes of address space of one device.
-const SPACE: u64 = 1 << 40;
+/// Bytes of a device's first reservation. Small, because processes lease devices by the hundred and have 2^47 bytes of
+/// address space; when it is full, a larger one follows.
+const FIRST_SPACE: u64 = 16 << 30;
+/// Bytes of the following ones, at least.
+const NEXT_SPACE: u64 = 256 << 30;
 /// Alignment of allocations, and the least distance between two.
 const ALIGN: u64 = 512;
 /// Bytes that a device has (H100 80 GB, what the driver reports as total).
@@ -58,9 +61,12 @@ pub enum AddressFault {
     },
 }
 
+/// A reservation of a device.
 struct Space {
     device: u32,
     base: u64,
+    len: u64,
+    /// Null once the device was reset: nothing is live here any more.
     backing: *mut u8,
     bitmap: *mut u8,
     next: u64,
@@ -96,6 +102,10 @@ fn reserve(bytes: u64, access: libc::c_int) -> io::Result<*mut u8> {
     } else {
         Ok(p.cast())
     }
+}
+
+fn of(s: &State, device: u32) -> impl Iterator<Item = &Space> {
+    s.spaces.iter().filter(move |x| x.device == device)
 }
 
 impl Memory {
@@ -146,18 +156,28 @@ impl Memory {
     /// Allocates `bytes` (not 0) on `device`. `None` when the device is full.
     pub fn alloc(&self, device: u32, bytes: u64) -> Option<u64> {
         let mut s = self.lock();
-        let i = match s.spaces.iter().position(|x| x.device == device) {
+        let size = bytes.checked_next_multiple_of(ALIGN)?;
+        let used: u64 = of(&s, device).map(|x| x.used).sum();
+        if bytes == 0 || size > CAPACITY - used {
+            return None;
+        }
+        let room = |x: &Space| !x.backing.is_null() && x.next + size + ALIGN <= x.len;
+        let fits = |x: &Space| x.device == device && room(x);
+        let i = match s.spaces.iter().position(fits) {
             Some(i) => i,
             None => {
+                let first = of(&s, device).next().is_none() && size < FIRST_SPACE / 2;
+                let len = if first { FIRST_SPACE } else { NEXT_SPACE };
                 let rw = libc::PROT_READ | libc::PROT_WRITE;
-                let base = reserve(SPACE, libc::PROT_NONE).ok()? as u64;
-                let backing = reserve(SPACE, rw).ok()?;
-                let bitmap = reserve(SPACE / 8, rw).ok()?;
+                let base = reserve(len, libc::PROT_NONE).ok()? as u64;
+                let backing = reserve(len, rw).ok()?;
+                let bitmap = reserve(len / 8, rw).ok()?;
                 // A first page that is never given out keeps offset 0 from being an allocation.
                 let (live, freed) = Default::default();
                 s.spaces.push(Space {
                     device,
                     base,
+                    len,
                     backing,
                     bitmap,
                     next: 2 << 20,
@@ -169,10 +189,6 @@ impl Memory {
             }
         };
         let x = &mut s.spaces[i];
-        let size = bytes.checked_next_multiple_of(ALIGN)?;
-        if bytes == 0 || size > CAPACITY - x.used || x.next + size + ALIGN > SPACE {
-            return None;
-        }
         let at = x.next;
         x.next += size + ALIGN;
         x.used += size;
@@ -187,7 +203,7 @@ impl Memory {
         let Some(x) = s
             .spaces
             .iter_mut()
-            .find(|x| addr >= x.base && addr - x.base < SPACE)
+            .find(|x| addr >= x.base && addr - x.base < x.len)
         else {
             return false;
         };
@@ -214,11 +230,7 @@ impl Memory {
 
     /// Bytes in use on a device.
     pub fn used(&self, device: u32) -> u64 {
-        self.lock()
-            .spaces
-            .iter()
-            .find(|x| x.device == device)
-            .map_or(0, |x| x.used)
+        of(&self.lock(), device).map(|x| x.used).sum()
     }
 
     /// Frees all that a device holds.
@@ -233,6 +245,18 @@ impl Memory {
         };
         for a in addrs {
             self.free(a);
+        }
+        // The bytes go; the reservation stays, so that old addresses are known for what they are.
+        for x in &mut self.lock().spaces {
+            if x.device == device && !x.backing.is_null() {
+                // SAFETY: mappings of this space; nothing in it is live, so nobody holds a pointer into them.
+                unsafe {
+                    libc::munmap(x.backing.cast(), x.len as usize);
+                    libc::munmap(x.bitmap.cast(), x.len as usize / 8);
+                }
+                x.backing = std::ptr::null_mut();
+                x.bitmap = std::ptr::null_mut();
+            }
         }
     }
 
@@ -289,7 +313,7 @@ impl Memory {
         if let Some(x) = s
             .spaces
             .iter()
-            .find(|x| addr >= x.base && addr - x.base < SPACE)
+            .find(|x| addr >= x.base && addr - x.base < x.len)
         {
             let at = addr - x.base;
             let below = x.live.range(..=at).next_back().map(|(&b, &v)| (b, v));
