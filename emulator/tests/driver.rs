@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Arg, device};
-use cudarc::driver::{DevicePtr, DevicePtrMut, sys};
+use cudarc::driver::{DevicePtr, DevicePtrMut, result, sys};
 use hadal_emulator::client::Knobs;
 
 const SAXPY: &str = r"
@@ -144,4 +144,84 @@ fn unknown_text_is_refused_with_its_line() {
     assert!(e.contains("NO_BINARY_FOR_GPU"), "{e}");
     let e = d.load(&SAXPY.replace("%f4, %f2", "%f4, %f9")).unwrap_err();
     assert!(e.contains("`%f9` is not declared"), "{e}");
+}
+
+#[test]
+fn functions_by_name() {
+    let d = device(&Knobs::default());
+    d.context.bind_to_thread().unwrap();
+    let find = |name: &std::ffi::CStr, version: i32| {
+        let (mut p, mut status) = (
+            std::ptr::null_mut(),
+            sys::CUdriverProcAddressQueryResult::CU_GET_PROC_ADDRESS_SUCCESS,
+        );
+        // SAFETY: a name and places for the answers.
+        let r = unsafe { sys::cuGetProcAddress_v2(name.as_ptr(), &mut p, version, 0, &mut status) };
+        (r, !p.is_null(), status as u32)
+    };
+    assert_eq!(
+        find(c"cuMemAlloc", 12000),
+        (sys::CUresult::CUDA_SUCCESS, true, 0)
+    );
+    assert_eq!(
+        find(c"cuLaunchKernelEx", 12000),
+        (sys::CUresult::CUDA_SUCCESS, true, 0)
+    );
+    assert_eq!(
+        find(c"cuTensorMapEncodeTiled", 12000),
+        (sys::CUresult::CUDA_SUCCESS, true, 0)
+    );
+    let (r, found, status) = find(c"cuNoSuchFunction", 12000);
+    assert!(
+        r == sys::CUresult::CUDA_ERROR_NOT_FOUND && !found && status == 1,
+        "{r:?} {status}"
+    );
+    let mut table = std::ptr::null();
+    let id = sys::CUuuid { bytes: [0; 16] };
+    // SAFETY: as above.
+    let r = unsafe { sys::cuGetExportTable(&mut table, &id) };
+    assert!(
+        r != sys::CUresult::CUDA_SUCCESS && table.is_null(),
+        "private tables are refused: {r:?}"
+    );
+}
+
+#[test]
+fn devices_by_the_hundred() {
+    for i in 0..300u32 {
+        let d = device(&Knobs::default());
+        let x = d.stream.clone_htod(&[i; 1000]).unwrap();
+        assert_eq!(d.stream.clone_dtoh(&x).unwrap()[999], i);
+    }
+}
+
+#[test]
+fn memory_is_what_the_card_has() {
+    let d = device(&Knobs::default());
+    // SAFETY: never read.
+    let big = unsafe { d.stream.alloc::<u8>(70 << 30) }.unwrap();
+    // SAFETY: never read.
+    let more = unsafe { d.stream.alloc::<u8>(20 << 30) };
+    assert_eq!(
+        more.err().map(|e| e.0),
+        Some(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY)
+    );
+    drop(big);
+    // SAFETY: never read.
+    assert!(unsafe { d.stream.alloc::<u8>(20 << 30) }.is_ok());
+}
+
+#[test]
+fn machine_code_is_refused_as_for_another_architecture() {
+    let d = device(&Knobs::default());
+    d.context.bind_to_thread().unwrap();
+    let mut elf = vec![0u8; 4096];
+    elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    elf[18..20].copy_from_slice(&190u16.to_le_bytes());
+    // SAFETY: longer than any header that is read.
+    let r = unsafe { result::module::load_data(elf.as_ptr().cast()) };
+    assert_eq!(
+        r.err().map(|e| e.0),
+        Some(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU)
+    );
 }

@@ -96,15 +96,22 @@ fn fill(dst: u64, value: u32, width: u32, count: usize, stream: u64, wait: bool)
 }
 
 fn allocate(out: *mut u64, bytes: usize) -> Res {
-    let l = ready()?;
-    let (_, c) = healthy(&l)?;
     if bytes == 0 || out.is_null() {
         return Err(code::INVALID_VALUE);
     }
-    let a = l
-        .memory
-        .alloc(c.device, bytes as u64)
-        .ok_or(code::OUT_OF_MEMORY)?;
+    let take = || {
+        let l = ready()?;
+        let (_, c) = healthy(&l)?;
+        Ok::<_, u32>((l.memory.alloc(c.device, bytes as u64), c))
+    };
+    let a = match take()? {
+        (Some(a), _) => a,
+        // Frees may be under way in some stream.
+        (None, c) => {
+            c.universe.wait_device(c.device)?;
+            take()?.0.ok_or(code::OUT_OF_MEMORY)?
+        }
+    };
     // SAFETY: as the API asks of its caller.
     unsafe { put(out, a) }
 }
