@@ -71,8 +71,8 @@ impl Tensor {
                 fill,
             )
         };
-        // SAFETY: all bytes were zeroed.
         if r == sys::CUresult::CUDA_SUCCESS {
+            // SAFETY: all bytes were zeroed.
             Ok(unsafe { m.assume_init() })
         } else {
             Err(r)
@@ -108,8 +108,8 @@ impl Tensor {
         (0..n)
             .map(|i| {
                 let (mut rest, mut offset, mut inside) = (i, 0, true);
-                for d in 0..self.dims.len() {
-                    let c = i64::from(at[d]) + (rest % self.tile[d] as usize) as i64;
+                for (d, first) in at.iter().enumerate().take(self.dims.len()) {
+                    let c = i64::from(*first) + (rest % self.tile[d] as usize) as i64;
                     rest /= self.tile[d] as usize;
                     inside &= c >= 0 && (c as u64) < self.dims[d];
                     let stride = if d == 0 {

@@ -366,8 +366,8 @@ unsafe fn elect(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
 }
 
 unsafe fn activemask(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
-    let lanes = cx.frag_mask;
+    // "Predicated-active threads": those whose guard holds (PTX ISA, activemask).
     // SAFETY: the row was decoded for this kernel.
-    unsafe { cx.set(i.d, &[lanes; 32], mask) };
+    unsafe { cx.set(i.d, &[mask; 32], mask) };
     Flow::Next
 }
