@@ -323,3 +323,85 @@ fn a_from_registers() {
         }
     }
 }
+
+/// f16 results: two columns in a register.
+#[test]
+fn half_accumulators() {
+    for ty in [Ty::F16, Ty::E4m3, Ty::E5m2] {
+        let (n, k) = (72, 32 / ty.bytes());
+        let l = Layout {
+            span: 64,
+            mn_major: false,
+        };
+        let c = Case {
+            a: ty,
+            b: ty,
+            n,
+            la: l,
+            lb: l,
+            registers: false,
+        };
+        // The f32 kernel with half as many registers, and words of two columns.
+        let regs: Vec<String> = (0..n / 4).map(|i| format!("%r{}", 100 + i)).collect();
+        let text = kernel(&c);
+        let (head, _) = text.split_once("wgmma.mma_async").expect("the operation");
+        let head = head.replace(".reg .b32 %r<40>", ".reg .b32 %r<200>");
+        let majors = if ty == Ty::F16 { ", 0, 0" } else { "" };
+        let mut s = format!(
+            "{head}wgmma.mma_async.sync.aligned.m64n{n}k{k}.f16.{0}.{0} {{{1}}}, %rd2, %rd3, 0, 1, 1{majors};\n\
+             wgmma.commit_group.sync.aligned;\nwgmma.wait_group.sync.aligned 0;\n\
+             shr.u32 %r8, %r0, 5;\nand.b32 %r9, %r0, 31;\nshr.u32 %r10, %r9, 2;\nshl.b32 %r8, %r8, 4;\nadd.u32 %r8, %r8, %r10;\n\
+             and.b32 %r11, %r9, 3;\n",
+            ty.name(),
+            regs.join(", ")
+        );
+        for (i, r) in regs.iter().enumerate() {
+            let _ = write!(
+                s,
+                "add.u32 %r12, %r8, {};\nmul.lo.u32 %r12, %r12, {};\nadd.u32 %r12, %r12, %r11;\nadd.u32 %r12, %r12, {};\n\
+                 mul.wide.u32 %rd6, %r12, 4;\nadd.s64 %rd6, %rd6, %rd1;\nst.global.b32 [%rd6], {r};\n",
+                8 * (i & 1),
+                n / 2,
+                4 * (i >> 1)
+            );
+        }
+        s.push_str("ret;\n}\n");
+        let (a, b): (Vec<i32>, Vec<i32>) = (
+            (0..64 * k).map(|i| (i * 7 % 9) as i32 - 4).collect(),
+            (0..n * k).map(|i| (i * 5 % 7) as i32 - 3).collect(),
+        );
+        let mut image = vec![0u8; 2 * REGION];
+        for (i, v) in a.iter().enumerate() {
+            let at = l.at(ty, i / k, i % k);
+            image[at..at + ty.bytes()].copy_from_slice(&ty.encode(*v));
+        }
+        for (i, v) in b.iter().enumerate() {
+            let at = REGION + l.at(ty, i / k, i % k);
+            image[at..at + ty.bytes()].copy_from_slice(&ty.encode(*v));
+        }
+        let d = device(&Knobs::default());
+        let m = d.load(&s).expect("a module");
+        let image = d.stream.clone_htod(&image).unwrap();
+        let mut out = d.stream.alloc_zeros::<half::f16>(64 * n).unwrap();
+        let arguments = [
+            Arg::U64(image.device_ptr(&d.stream).0),
+            Arg::U64(out.device_ptr_mut(&d.stream).0),
+            Arg::U64(l.descriptor()),
+            Arg::U64(l.descriptor()),
+            Arg::U64(0),
+        ];
+        let r = d.launch(m, "k", [1, 1, 1], [128, 1, 1], 0, &arguments);
+        assert!(r.is_ok(), "{ty:?}: {r:?} {}", d.report());
+        let out = d.stream.clone_dtoh(&out).unwrap();
+        for (i, got) in out.iter().enumerate() {
+            let want: i32 = (0..k).map(|j| a[i / n * k + j] * b[i % n * k + j]).sum();
+            assert_eq!(
+                got.to_f32(),
+                want as f32,
+                "{ty:?}: row {} column {}",
+                i / n,
+                i % n
+            );
+        }
+    }
+}

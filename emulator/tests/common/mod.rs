@@ -19,6 +19,7 @@ pub fn emulator() -> &'static Emulator {
 
 /// A device of its own.
 pub struct Device {
+    limit: Limit,
     pub context: Arc<CudaContext>,
     pub stream: Arc<CudaStream>,
     pub universe: Universe,
@@ -35,9 +36,31 @@ pub fn device(knobs: &Knobs) -> Device {
     );
     let stream = context.default_stream();
     Device {
+        limit: Limit::new(300),
         context,
         stream,
         universe,
+    }
+}
+
+/// Ends the process when it lives longer than it may: nothing else ends a test that waits for a driver.
+struct Limit(#[allow(dead_code)] std::sync::mpsc::Sender<()>);
+
+impl Limit {
+    fn new(seconds: u64) -> Self {
+        let (tx, rx) = std::sync::mpsc::channel::<()>();
+        let test = std::thread::current()
+            .name()
+            .unwrap_or("a test")
+            .to_string();
+        std::thread::spawn(move || {
+            let waited = rx.recv_timeout(std::time::Duration::from_secs(seconds));
+            if waited == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                eprintln!("{test}: not done within {seconds} s");
+                std::process::abort();
+            }
+        });
+        Self(tx)
     }
 }
 
