@@ -44,16 +44,23 @@ pub fn find() -> Result<Toolkit, String> {
     if !ptxas.exists() {
         return Err(format!("{} has no ptxas beside it", nvcc.display()));
     }
-    let host = cc::Build::new()
-        .cpp(true)
-        .opt_level(2)
-        .try_get_compiler()
-        .map_err(|e| format!("no host C++ compiler for nvcc: {e}"))?;
+    let host = cc::Build::new().cpp(true).opt_level(2).try_get_compiler();
+    let host = host
+        .map(|c| c.path().to_path_buf())
+        .map_err(|e| e.to_string());
+    let host =
+        host.and_then(|h| super::compile::output(Command::new(&h).arg("--version")).map(|_| h));
+    let host = host.map_err(|e| {
+        format!(
+            "hadal needs a C++ compiler (c++): nvcc preprocesses with it, and its headers need the C++ standard library.\n{e}\n\
+             Install one (Debian: apt install g++), or name it with CXX"
+        )
+    })?;
     Ok(Toolkit {
         nvcc,
         ptxas,
         version,
-        host: host.path().to_path_buf(),
+        host,
     })
 }
 
