@@ -417,7 +417,7 @@ impl<'a> Decoder<'a> {
                     RowInit::Imm32(at as u32)
                 }));
             }
-            VarRef::CallParam(_) => {
+            VarRef::CallParam(_) | VarRef::Return(_) => {
                 return Err(self.error(inst, "a call parameter has no address here"));
             }
         };
@@ -466,7 +466,7 @@ impl<'a> Decoder<'a> {
         match v {
             VarRef::Module(i) => self.module.variables[i as usize].space,
             VarRef::Function(i) => self.function.variables[i as usize].space,
-            VarRef::Param(_) | VarRef::CallParam(_) => Space::Param,
+            VarRef::Param(_) | VarRef::Return(_) | VarRef::CallParam(_) => Space::Param,
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod block;
 pub mod exec;
+mod inline;
 pub mod inst;
 pub mod knobs;
 pub mod memory;

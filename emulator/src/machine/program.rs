@@ -3,7 +3,7 @@
 use crate::isa;
 use crate::isa::decode::{Cpu, Decoder, Result};
 use crate::machine::inst::{Inst, RowId, RowInit};
-use crate::ptx::ast::{self, Directives, PtxError, Space, Span, Variable};
+use crate::ptx::ast::{self, Directives, Space, Span, Variable};
 
 /// First byte of user shared memory in a block's window: the first KiB is the system's on sm_90.
 pub const SHARED_BASE: u32 = 0x400;
@@ -89,13 +89,12 @@ impl Program {
     pub fn load_for(module: &ast::Module, cpu: Cpu) -> Result<Self> {
         let mut kernels = Vec::new();
         for f in &module.functions {
-            if f.entry && f.defined {
-                kernels.push(kernel(module, f, cpu)?);
-            } else if f.defined {
-                return Err(PtxError::new(
-                    f.span,
-                    format!("device function `{}`: calls are not supported", f.name),
-                ));
+            if f.defined {
+                // Functions are decoded too: one that nobody calls may not hide what is not known.
+                let k = kernel(module, &super::inline::inline(module, f)?, cpu)?;
+                if f.entry {
+                    kernels.push(k);
+                }
             }
         }
         Ok(Self {

@@ -192,6 +192,8 @@ pub enum VarRef {
     Function(u32),
     /// `Function::params[i]`.
     Param(u32),
+    /// `Function::returns[i]`.
+    Return(u32),
     /// `Function::call_params[i]`: a `.param` declared inside the body, for a call.
     CallParam(u32),
 }

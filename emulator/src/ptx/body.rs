@@ -37,6 +37,17 @@ pub(super) fn body(p: &mut Parser, f: &mut Function) -> Result<()> {
             }
         }
     }
+    for (i, x) in f.returns.iter().enumerate() {
+        match x.reg {
+            Some(r) => {
+                top.registers.insert(x.name.clone(), r);
+            }
+            None => {
+                top.variables
+                    .insert(x.name.clone(), VarRef::Return(i as u32));
+            }
+        }
+    }
     let mut b = Body {
         f,
         scopes: vec![top],
