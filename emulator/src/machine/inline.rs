@@ -112,7 +112,7 @@ impl Inliner<'_> {
 
     /// Appends a copy of `f`. Answers the number of its first register.
     fn copy(&mut self, f: &Function, params: Vec<Place>, returns: Vec<Place>) -> Result<u32> {
-        if self.open.iter().any(|o| *o == f.name) {
+        if self.open.contains(&f.name) {
             let text = format!("`{}` calls itself: recursion is not supported", f.name);
             return Err(PtxError::new(f.span, text));
         }
