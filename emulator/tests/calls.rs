@@ -71,7 +71,13 @@ $L_even:
         functions,
         &(call("%r8", "%r0") + &call("%r9", "%r8")),
     ));
-    let step = |v: u32| if v % 2 == 0 { v / 2 } else { 3 * v + 1 };
+    let step = |v: u32| {
+        if v.is_multiple_of(2) {
+            v / 2
+        } else {
+            3 * v + 1
+        }
+    };
     for (t, g) in got.iter().enumerate() {
         assert_eq!(*g, step(step(t as u32)), "thread {t}");
     }
