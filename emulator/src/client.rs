@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
 
 pub use crate::machine::Counters;
-pub use crate::machine::knobs::{AsyncMode, Checks, Knobs, Numerics, OnDeadlock, Schedule};
+pub use crate::machine::knobs::{
+    AsyncMode, Checks, ComputeCapability, Knobs, Numerics, OnDeadlock, Schedule,
+};
 pub use crate::machine::report::{Report, Severity};
 
 /// File name of the shared library.

@@ -22,6 +22,28 @@ pub enum Numerics {
     Fast,
 }
 
+/// Which device is modelled: what it accepts, its limits, its tensor cores' arithmetic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum ComputeCapability {
+    /// 8.0 (A100).
+    Cc80,
+    /// 8.9 (L40S, RTX 4090).
+    Cc89,
+    /// 9.0 (H100, H200).
+    Cc90,
+}
+
+impl ComputeCapability {
+    /// Ten times the major number plus the minor: 80, 89, 90.
+    pub const fn number(self) -> u32 {
+        match self {
+            Self::Cc80 => 80,
+            Self::Cc89 => 89,
+            Self::Cc90 => 90,
+        }
+    }
+}
+
 /// Who runs next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Schedule {
@@ -81,6 +103,8 @@ impl Checks {
 pub struct Knobs {
     /// Devices.
     pub devices: u32,
+    /// Device profile.
+    pub compute_capability: ComputeCapability,
     /// Seed of everything random.
     pub seed: u64,
     /// Schedule.
@@ -101,6 +125,7 @@ impl Default for Knobs {
     fn default() -> Self {
         Self {
             devices: 1,
+            compute_capability: ComputeCapability::Cc90,
             seed: 1,
             schedule: Schedule::RoundRobin,
             async_mode: AsyncMode::Lazy,
