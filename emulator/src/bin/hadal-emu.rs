@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::{Parser, Subcommand, ValueEnum};
-use hadal_emulator::client::{AsyncMode, FILE, Knobs, Numerics, Schedule};
+use hadal_emulator::client::{AsyncMode, ComputeCapability, FILE, Knobs, Numerics, Schedule};
 
 /// A CUDA driver for the CPU.
 #[derive(Parser)]
@@ -33,6 +33,9 @@ struct Run {
     /// Devices.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
     devices: u32,
+    /// What the devices are: A100, L40S, H100.
+    #[arg(long, value_enum, default_value = "sm_90")]
+    device: Device,
     /// Seed of everything random.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -51,6 +54,16 @@ struct Run {
     /// The program and its arguments.
     #[arg(required = true, last = true)]
     command: Vec<OsString>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Device {
+    #[value(name = "sm_80")]
+    Sm80,
+    #[value(name = "sm_89")]
+    Sm89,
+    #[value(name = "sm_90")]
+    Sm90,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -107,6 +120,11 @@ fn run(r: &Run, library: &Path) -> Result<u8, String> {
     }
     let knobs = Knobs {
         devices: r.devices,
+        compute_capability: match r.device {
+            Device::Sm80 => ComputeCapability::Cc80,
+            Device::Sm89 => ComputeCapability::Cc89,
+            Device::Sm90 => ComputeCapability::Cc90,
+        },
         seed: r.seed,
         async_mode: match r.async_mode {
             Async::Eager => AsyncMode::Eager,

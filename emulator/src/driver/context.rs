@@ -93,11 +93,11 @@ exports! {
     }
     fn cuDeviceGetName(name: *mut c_char, len: c_int, dev: c_int) {
         let l = ready()?;
-        device(&l, dev)?;
+        let d = device(&l, dev)?;
         if name.is_null() || len <= 0 {
             return Err(code::INVALID_VALUE);
         }
-        let text = attributes::NAME.as_bytes();
+        let text = l.compute_capability(d)?.profile().name.as_bytes();
         let n = text.len().min(len as usize - 1);
         // SAFETY: the caller gives `len` bytes.
         unsafe {
@@ -130,7 +130,7 @@ exports! {
     fn cuDeviceGetAttribute(value: *mut c_int, attribute: c_int, dev: c_int) {
         let l = ready()?;
         let d = device(&l, dev)?;
-        let v = attributes::get(attribute, d).ok_or(code::INVALID_VALUE)?;
+        let v = attributes::get(l.compute_capability(d)?, attribute, d).ok_or(code::INVALID_VALUE)?;
         // SAFETY: as the API asks of its caller.
         unsafe { put(value, v) }
     }

@@ -166,6 +166,15 @@ impl Library {
         (first, u)
     }
 
+    /// What device `ordinal` is.
+    pub fn compute_capability(
+        &self,
+        ordinal: u32,
+    ) -> Result<crate::machine::device::ComputeCapability, CuResult> {
+        let u = self.universe(ordinal).ok_or(code::INVALID_DEVICE)?;
+        Ok(u.compute_capability())
+    }
+
     /// The universe of a device.
     pub fn universe(&self, ordinal: u32) -> Option<Arc<Universe>> {
         let found = self

@@ -8,16 +8,11 @@ use super::memory::queue;
 use super::universe::Op;
 use super::{Res, code, control, exports, put, ready, tag};
 use crate::machine::Launch;
+use crate::machine::device::{Profile, SHARED_DEFAULT};
 use crate::machine::memory::Memory;
 use crate::machine::program::{KernelInfo, Program};
 use crate::ptx;
 use crate::ptx::ast::Space;
-
-/// Shared memory of a block: by default, at most, and what the system takes.
-const SMEM_DEFAULT: u32 = 49152;
-const SMEM_OPTIN: u32 = 232_448;
-const SMEM_SM: u32 = 233_472;
-const SMEM_RESERVED: u32 = 1024;
 
 /// A loaded module.
 pub struct Module {
@@ -98,16 +93,14 @@ unsafe fn load(out: *mut u64, image: *const c_void, logs: &Logs) -> Res {
             },
         )
     })?;
-    let runs = match module.target.strip_prefix("sm_") {
-        Some("90a") => true,
-        Some(t) => t.parse::<u32>().is_ok_and(|t| t <= 90),
-        None => false,
-    };
-    if !runs {
-        logs.write(&format!(
-            "target {} does not run on compute capability 9.0",
+    let cc = ctx.1.universe.compute_capability();
+    if !cc.runs(&module.target) {
+        let text = format!(
+            "target {} does not run on compute capability {cc}",
             module.target
-        ));
+        );
+        logs.write(&text);
+        control::note(format!("module refused: {text}"));
         return Err(code::NO_BINARY_FOR_GPU);
     }
     let program = Arc::new(Program::load(&module).map_err(|e| fail(e, code::INVALID_PTX))?);
@@ -178,7 +171,12 @@ fn product(v: [u32; 3]) -> u64 {
 }
 
 /// The cluster of a launch, checked against kernel and grid.
-fn cluster(info: &KernelInfo, f: &Function, g: &Geometry) -> Result<([u32; 3], bool), u32> {
+fn cluster(
+    p: &Profile,
+    info: &KernelInfo,
+    f: &Function,
+    g: &Geometry,
+) -> Result<([u32; 3], bool), u32> {
     let of_kernel = info.directives.reqnctapercluster;
     let c = match (of_kernel, g.cluster) {
         (Some(k), Some(c)) if k != c => return Err(code::INVALID_VALUE),
@@ -186,7 +184,7 @@ fn cluster(info: &KernelInfo, f: &Function, g: &Geometry) -> Result<([u32; 3], b
         (None, None) => return Ok(([1; 3], false)),
     };
     let n = product(c);
-    if n == 0 || n > 16 || (n > 8 && !f.non_portable) {
+    if n == 0 || n > u64::from(p.cluster[usize::from(f.non_portable)]) {
         return Err(code::INVALID_CLUSTER_SIZE);
     }
     if (0..3).any(|k| !g.grid[k].is_multiple_of(c[k])) {
@@ -217,6 +215,7 @@ unsafe fn launch(
             return Err(code::INVALID_CONTEXT);
         }
         let info = m.program.kernel_info(f.kernel);
+        let p = ctx.universe.compute_capability().profile();
         let threads = product(g.block);
         if product(g.grid) == 0
             || threads == 0
@@ -233,13 +232,13 @@ unsafe fn launch(
         {
             return Err(code::INVALID_VALUE);
         }
-        if g.smem > f.max_dynamic || g.smem + info.static_smem > SMEM_OPTIN {
+        if g.smem > f.max_dynamic || g.smem + info.static_smem > p.shared_per_block {
             return Err(code::INVALID_VALUE);
         }
-        if u64::from(info.regs) * threads.next_multiple_of(32) > 65536 {
+        if u64::from(info.regs) * threads.next_multiple_of(32) > u64::from(p.registers) {
             return Err(code::LAUNCH_OUT_OF_RESOURCES);
         }
-        let (cluster, explicit_cluster) = cluster(info, &f, g)?;
+        let (cluster, explicit_cluster) = cluster(p, info, &f, g)?;
         // SAFETY: the caller's duty.
         let bytes = unsafe { parameters(info, params, extra)? };
         let q = queue(&l, &ctx, stream)?;
@@ -338,22 +337,25 @@ pub struct LaunchAttribute {
     value: [u32; 16],
 }
 
-fn blocks_per_sm(info: &KernelInfo, threads: u64, dynamic: u64) -> u64 {
+fn blocks_per_sm(p: &Profile, info: &KernelInfo, threads: u64, dynamic: u64) -> u64 {
     if threads == 0 || threads > u64::from(info.max_threads) {
         return 0;
     }
     let warps = threads.div_ceil(32);
     // Registers are given to a warp in units of 256.
     let regs = (u64::from(info.regs) * 32).next_multiple_of(256) * warps;
-    let smem =
-        (u64::from(info.static_smem) + dynamic + u64::from(SMEM_RESERVED)).next_multiple_of(128);
-    (64 / warps)
-        .min(32)
-        .min(65536 / regs.max(1))
-        .min(u64::from(SMEM_SM) / smem)
+    let smem = (u64::from(info.static_smem) + dynamic + u64::from(p.shared_reserved))
+        .next_multiple_of(128);
+    (u64::from(p.threads_per_sm / 32) / warps)
+        .min(p.blocks_per_sm.into())
+        .min(u64::from(p.registers) / regs.max(1))
+        .min(u64::from(p.shared_per_sm) / smem)
 }
 
-fn with_info<T>(func: u64, f: impl FnOnce(&KernelInfo, &Function) -> T) -> Result<T, u32> {
+fn with_info<T>(
+    func: u64,
+    f: impl FnOnce(&KernelInfo, &Function, &'static Profile) -> T,
+) -> Result<T, u32> {
     let l = ready()?;
     let x = l
         .functions
@@ -361,7 +363,12 @@ fn with_info<T>(func: u64, f: impl FnOnce(&KernelInfo, &Function) -> T) -> Resul
         .cloned()
         .ok_or(code::INVALID_HANDLE)?;
     let m = l.modules.get(&x.module).ok_or(code::INVALID_HANDLE)?;
-    Ok(f(m.program.kernel_info(x.kernel), &x))
+    let c = l
+        .contexts
+        .get(&m.context)
+        .ok_or(code::CONTEXT_IS_DESTROYED)?;
+    let p = c.universe.compute_capability().profile();
+    Ok(f(m.program.kernel_info(x.kernel), &x, p))
 }
 
 exports! {
@@ -422,7 +429,7 @@ exports! {
         let kernel = m.program.kernel(&name).ok_or(code::NOT_FOUND)?;
         let static_smem = m.program.kernel_info(kernel).static_smem;
         let id = l.handle(tag::FUNCTION);
-        l.functions.insert(id, Function { module, kernel, max_dynamic: SMEM_DEFAULT.saturating_sub(static_smem), non_portable: false });
+        l.functions.insert(id, Function { module, kernel, max_dynamic: SHARED_DEFAULT.saturating_sub(static_smem), non_portable: false });
         // SAFETY: as the API asks of its caller.
         unsafe { put(out, id) }
     }
@@ -447,12 +454,14 @@ exports! {
         Ok(())
     }
     fn cuFuncGetAttribute(value: *mut c_int, attribute: c_int, func: u64) {
-        let version = {
+        let (version, cc) = {
             let l = ready()?;
             let f = l.functions.get(&func).ok_or(code::INVALID_HANDLE)?;
-            l.modules.get(&f.module).ok_or(code::INVALID_HANDLE)?.ptx_version
+            let m = l.modules.get(&f.module).ok_or(code::INVALID_HANDLE)?;
+            let c = l.contexts.get(&m.context).ok_or(code::CONTEXT_IS_DESTROYED)?;
+            (m.ptx_version, c.universe.compute_capability().version())
         };
-        let v = with_info(func, |i, f| {
+        let v = with_info(func, |i, f, _| {
             Ok(match attribute {
                 0 => i.max_threads,
                 1 => i.static_smem,
@@ -460,7 +469,7 @@ exports! {
                 3 => i.local_bytes,
                 4 => i.regs,
                 5 => version.0 * 10 + version.1,
-                6 => 90,
+                6 => cc.0 * 10 + cc.1,
                 8 => f.max_dynamic,
                 9 => u32::MAX,
                 10 => u32::from(i.directives.reqnctapercluster.is_some()),
@@ -474,7 +483,7 @@ exports! {
         unsafe { put(value, v as c_int) }
     }
     fn cuFuncSetAttribute(func: u64, attribute: c_int, value: c_int) {
-        let room = with_info(func, |i, _| SMEM_OPTIN - i.static_smem.min(SMEM_OPTIN))?;
+        let room = with_info(func, |i, _, p| p.shared_per_block.saturating_sub(i.static_smem))?;
         let mut l = ready()?;
         let f = l.functions.get_mut(&func).ok_or(code::INVALID_HANDLE)?;
         match attribute {
@@ -486,18 +495,18 @@ exports! {
         Ok(())
     }
     fn cuFuncSetCacheConfig(func: u64, _config: c_int) {
-        with_info(func, |_, _| ())
+        with_info(func, |_, _, _| ())
     }
     fn cuFuncLoad(func: u64) {
-        with_info(func, |_, _| ())
+        with_info(func, |_, _, _| ())
     }
     fn cuFuncGetModule(out: *mut u64, func: u64) {
-        let m = with_info(func, |_, f| f.module)?;
+        let m = with_info(func, |_, f, _| f.module)?;
         // SAFETY: as the API asks of its caller.
         unsafe { put(out, m) }
     }
     fn cuFuncGetParamInfo(func: u64, index: usize, offset: *mut usize, size: *mut usize) {
-        let p = with_info(func, |i, _| i.params.get(index).copied())?.ok_or(code::INVALID_VALUE)?;
+        let p = with_info(func, |i, _, _| i.params.get(index).copied())?.ok_or(code::INVALID_VALUE)?;
         // SAFETY: as the API asks of its caller; the size may be null.
         unsafe {
             put(offset, p.offset as usize)?;
@@ -537,12 +546,12 @@ exports! {
         unsafe { launch(func, &g, c.stream, params, extra) }
     }
     fn cuOccupancyMaxActiveBlocksPerMultiprocessor(out: *mut c_int, func: u64, threads: c_int, dynamic: usize) {
-        let n = with_info(func, |i, _| blocks_per_sm(i, threads.max(0) as u64, dynamic as u64))?;
+        let n = with_info(func, |i, _, p| blocks_per_sm(p, i, threads.max(0) as u64, dynamic as u64))?;
         // SAFETY: as the API asks of its caller.
         unsafe { put(out, n as c_int) }
     }
     fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(out: *mut c_int, func: u64, threads: c_int, dynamic: usize, _flags: c_uint) {
-        let n = with_info(func, |i, _| blocks_per_sm(i, threads.max(0) as u64, dynamic as u64))?;
+        let n = with_info(func, |i, _, p| blocks_per_sm(p, i, threads.max(0) as u64, dynamic as u64))?;
         // SAFETY: as the API asks of its caller.
         unsafe { put(out, n as c_int) }
     }
@@ -563,12 +572,12 @@ exports! {
         if size == 0 {
             return Err(code::INVALID_VALUE);
         }
-        let per = with_info(func, |i, _| blocks_per_sm(i, product(c.block), c.smem.into()))?;
+        let (per, sms) = with_info(func, |i, _, p| (blocks_per_sm(p, i, product(c.block), c.smem.into()), u64::from(p.sms)))?;
         // SAFETY: as the API asks of its caller.
-        unsafe { put(out, (132 * per / size) as c_int) }
+        unsafe { put(out, (sms * per / size) as c_int) }
     }
     fn cuOccupancyAvailableDynamicSMemPerBlock(out: *mut usize, func: u64, blocks: c_int, _threads: c_int) {
-        let n = with_info(func, |i, _| (SMEM_SM / blocks.max(1) as u32).saturating_sub(SMEM_RESERVED + i.static_smem).min(SMEM_OPTIN))?;
+        let n = with_info(func, |i, _, p| (p.shared_per_sm / blocks.max(1) as u32).saturating_sub(p.shared_reserved + i.static_smem).min(p.shared_per_block))?;
         // SAFETY: as the API asks of its caller.
         unsafe { put(out, n as usize) }
     }

@@ -151,6 +151,11 @@ impl Universe {
         }
     }
 
+    /// What its devices are.
+    pub fn compute_capability(&self) -> crate::machine::device::ComputeCapability {
+        self.knobs.compute_capability
+    }
+
     /// The sticky error, if a kernel has failed.
     pub fn health(&self) -> Result<(), u32> {
         locked(&self.fault).map_or(Ok(()), Err)

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::device::Profile;
 use super::inst::{PRED_TRUE, Row, RowInit, Special};
 use super::program::{Kernel, SHARED_BASE};
 use super::{GridId, Launch};
@@ -141,6 +142,8 @@ pub struct Block {
     pub live_warps: u32,
     /// The SM it runs on.
     pub sm: u32,
+    /// The device's limits.
+    pub profile: &'static Profile,
     /// All its warps have exited (kept while its cluster lives).
     pub done: bool,
 }
@@ -209,6 +212,7 @@ impl Block {
             reg_pool: pool.saturating_sub(regs_held * threads.next_multiple_of(32)),
             live_warps: threads.div_ceil(32),
             sm,
+            profile: knobs.compute_capability.profile(),
             done: false,
             launch: launch.clone(),
         };
@@ -300,9 +304,9 @@ impl Block {
             Nctaid(a) => axis(l.grid, a),
             Laneid => lane,
             Warpid => warp,
-            Nwarpid => 64,
+            Nwarpid => self.profile.threads_per_sm / 32,
             Smid => self.sm,
-            Nsmid => 132,
+            Nsmid => self.profile.sms,
             Gridid => l.launch_id as u32,
             ClusterId(a) => axis(self.index, a) / axis(c, a),
             NclusterId(a) => axis(l.grid, a) / axis(c, a),

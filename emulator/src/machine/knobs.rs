@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use super::device::ComputeCapability;
+
 /// When asynchronous copies and matrix operations take effect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AsyncMode {
@@ -20,28 +22,6 @@ pub enum Numerics {
     Exact,
     /// Plain f32 accumulation: fast and unbiased.
     Fast,
-}
-
-/// Which device is modelled: what it accepts, its limits, its tensor cores' arithmetic.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum ComputeCapability {
-    /// 8.0 (A100).
-    Cc80,
-    /// 8.9 (L40S, RTX 4090).
-    Cc89,
-    /// 9.0 (H100, H200).
-    Cc90,
-}
-
-impl ComputeCapability {
-    /// Ten times the major number plus the minor: 80, 89, 90.
-    pub const fn number(self) -> u32 {
-        match self {
-            Self::Cc80 => 80,
-            Self::Cc89 => 89,
-            Self::Cc90 => 90,
-        }
-    }
 }
 
 /// Who runs next.

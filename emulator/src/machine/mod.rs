@@ -1,6 +1,7 @@
 //! The machine: devices, blocks, warps, the scheduler. One thread runs it.
 
 pub mod block;
+pub mod device;
 pub mod exec;
 mod inline;
 pub mod inst;

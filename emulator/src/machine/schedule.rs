@@ -13,8 +13,6 @@ const QUANTUM: u64 = 512;
 const ADMIT_AFTER: u64 = 1 << 20;
 /// How far time jumps when a dead-lock is answered by letting time pass.
 const TIME_JUMP_NS: u64 = 1_000_000;
-/// SMs of the device.
-const SMS: u64 = 132;
 
 impl Machine {
     /// Queues a grid.
@@ -33,12 +31,13 @@ impl Machine {
         let k = launch.program.kernel_info(launch.kernel);
         let threads: u64 = launch.block.iter().map(|&t| u64::from(t)).product();
         let smem = u64::from(k.static_smem + launch.dynamic_smem) + 1024;
-        let per_sm = (2048 / threads.max(1))
-            .min(32)
-            .min(233_472 / smem)
-            .min(65536 / (u64::from(k.regs) * threads).max(1))
+        let p = self.knobs.compute_capability.profile();
+        let per_sm = (u64::from(p.threads_per_sm) / threads.max(1))
+            .min(p.blocks_per_sm.into())
+            .min(u64::from(p.shared_per_sm) / smem)
+            .min(u64::from(p.registers) / (u64::from(k.regs) * threads).max(1))
             .max(1);
-        let limit = (per_sm * SMS).max(size) as usize;
+        let limit = (per_sm * u64::from(p.sms)).max(size) as usize;
         self.grids.insert(
             id,
             Grid {
@@ -159,6 +158,7 @@ impl Machine {
         let launch = grid.launch.clone();
         let cluster = grid.order[grid.next];
         grid.next += 1;
+        let sms = u64::from(self.knobs.compute_capability.profile().sms);
         let [cx, cy, cz] = launch.cluster.map(u64::from);
         let size = cx * cy * cz;
         grid.resident += size as usize;
@@ -184,7 +184,7 @@ impl Machine {
                 launch.clone(),
                 linear,
                 rank as u32,
-                (linear % SMS) as u32,
+                (linear % sms) as u32,
                 &self.knobs,
             );
             if slot == self.blocks.len() {
