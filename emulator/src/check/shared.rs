@@ -1,6 +1,6 @@
 //! Checks on a block's shared memory: bytes never written, data races, missing proxy fences.
 //!
-//! Every four bytes have a shadow: the last write and the reads since, as epochs of agents (`super::clock`). An access
+//! Every byte has a shadow (`super::shadow`): the last write and the reads since, as epochs of agents (`super::clock`). An access
 //! that does not know of a conflicting one is a race. An asynchronous access whose data were written through the generic
 //! proxy also has to know that the writer executed `fence.proxy.async` after writing and before releasing (the idiom of
 //! known-good code, stricter than the axiomatic model, which lets the reader's block fence instead).
@@ -9,19 +9,12 @@
 use std::collections::HashMap;
 
 use super::clock::{AGENTS, BULK, CLOCK_MAX, Clock, Epoch, MBAR, MBARRIERS, WARPS, WGMMA};
+use super::shadow::{By, Conflict, Shadow, covered};
 use crate::machine::Knobs;
 use crate::machine::report::{FaultCode, Finding};
 use crate::machine::tensor_map::Swizzle;
 
 type Checked = Result<(), Box<Finding>>;
-
-#[derive(Clone, Copy, Default)]
-struct Granule {
-    write: Epoch,
-    write_pc: u32,
-    reads: [Epoch; 3],
-    read_pc: u32,
-}
 
 /// An asynchronous operation's agent and who issued it.
 #[derive(Clone, Copy, Debug)]
@@ -53,8 +46,7 @@ pub struct SharedChecks {
     race_on: bool,
     proxy_on: bool,
     init: Vec<u8>,
-    shadow: Vec<Granule>,
-    spilled: HashMap<u32, Vec<Epoch>>,
+    shadow: Shadow,
     clocks: Vec<Clock>,
     /// How much of each warp's generic writes is known to be fenced.
     fenced: Vec<Clock>,
@@ -80,8 +72,34 @@ fn is_row(offs: &[u32; 32], bytes: u32, mask: u32) -> bool {
         })
 }
 
-fn race(text: String, other: String) -> Box<Finding> {
-    Box::new(Finding::new(FaultCode::LaunchFailed, "race", text).other(other))
+/// The finding for a conflict over granule `g`.
+#[cold]
+fn race(verb: &str, g: u32, c: Conflict) -> Box<Finding> {
+    let (what, did) = if c.write {
+        ("a write to it", format!("wrote it (instruction {})", c.pc))
+    } else {
+        (
+            "a read of it",
+            format!("read it (last read: instruction {})", c.pc),
+        )
+    };
+    let text = format!(
+        "{verb} shared memory at {:#x} while {what} may still be going on",
+        g * 4
+    );
+    Box::new(
+        Finding::new(FaultCode::LaunchFailed, "race", text)
+            .other(format!("{} {did} and nothing orders the two", who(c.epoch))),
+    )
+}
+
+fn by(clocks: &[Clock], issuer: u32, epoch: Epoch, pc: u32, check: bool) -> By<'_> {
+    By {
+        epoch,
+        known: &clocks[issuer as usize],
+        pc,
+        check,
+    }
 }
 
 fn who(e: Epoch) -> String {
@@ -118,8 +136,7 @@ impl SharedChecks {
             } else {
                 Vec::new()
             },
-            shadow: vec![Granule::default(); n],
-            spilled: HashMap::new(),
+            shadow: Shadow::new(n),
             fenced: vec![Clock::default(); clocks.len()],
             clocks,
             barriers: HashMap::new(),
@@ -168,20 +185,31 @@ impl SharedChecks {
             if self.tracking() {
                 let me = self.now(w);
                 for g in at / 4..(at + bytes).div_ceil(4) {
-                    self.read_granule(g, me, w, pc, false)
-                        .map_err(|f| Box::new(f.lanes(1 << l)))?;
+                    let by = by(&self.clocks, w, me, pc, self.race_on);
+                    self.shadow
+                        .read(g, covered(g, at, at + bytes), by)
+                        .map_err(|c| Box::new(race("reads", g, c).lanes(1 << l)))?;
                 }
             }
         }
         Ok(())
     }
 
-    /// A generic store.
+    /// A generic store, before it happens. `same(lane, from, to)` tells whether the bytes from offset `from` to `to` hold
+    /// already what the lane is about to store there.
     ///
     /// # Errors
     /// A race.
     #[inline]
-    pub fn store(&mut self, w: u32, pc: u32, offs: &[u32; 32], bytes: u32, mask: u32) -> Checked {
+    pub fn store(
+        &mut self,
+        w: u32,
+        pc: u32,
+        offs: &[u32; 32],
+        bytes: u32,
+        mask: u32,
+        same: impl Fn(usize, u32, u32) -> bool,
+    ) -> Checked {
         if is_row(offs, bytes, mask) && self.store_row(w, pc, offs[0]) {
             return Ok(());
         }
@@ -190,8 +218,11 @@ impl SharedChecks {
             if self.tracking() {
                 let me = self.now(w);
                 for g in at / 4..(at + bytes).div_ceil(4) {
-                    self.write_granule(g, me, w, pc)
-                        .map_err(|f| Box::new(f.lanes(1 << l)))?;
+                    let by = by(&self.clocks, w, me, pc, self.race_on);
+                    let (from, to) = (at.max(4 * g), (at + bytes).min(4 * g + 4));
+                    self.shadow
+                        .write(g, covered(g, at, at + bytes), by, &|| same(l, from, to))
+                        .map_err(|c| Box::new(race("writes", g, c).lanes(1 << l)))?;
                 }
             }
             self.set_init(at, bytes);
@@ -212,42 +243,19 @@ impl SharedChecks {
         if self.init[byte..byte + 16] != [0xFF; 16] {
             return false;
         }
-        let me = self.now(w);
-        let known = &self.clocks[w as usize];
-        let row = &mut self.shadow[(at / 4) as usize..][..32];
-        // A clock knows its own agent's epochs and the epoch 0.
-        let fine = |g: &Granule| {
-            known.knows(g.write) & (g.reads[0].is_none() | (g.reads[0].agent() == me.agent()))
-        };
-        if !row.iter().fold(true, |a, g| a & fine(g)) {
-            return false;
-        }
-        for g in row {
-            g.reads[0] = me;
-            g.read_pc = pc;
-        }
-        true
+        let by = by(&self.clocks, w, self.now(w), pc, true);
+        self.shadow.read_row(at / 4, by)
     }
 
     /// The usual store, likewise.
     #[inline]
     fn store_row(&mut self, w: u32, pc: u32, at: u32) -> bool {
-        if !(self.init_on && self.race_on && self.tracking() && self.spilled.is_empty()) {
+        if !(self.init_on && self.race_on && self.tracking()) {
             return false;
         }
-        let me = self.now(w);
-        let known = &self.clocks[w as usize];
-        let row = &mut self.shadow[(at / 4) as usize..][..32];
-        let fine = |g: &Granule| {
-            known.knows(g.write) & known.knows(g.reads[0]) & (g.reads[1].0 | g.reads[2].0 == 0)
-        };
-        if !row.iter().fold(true, |a, g| a & fine(g)) {
+        let by = by(&self.clocks, w, self.now(w), pc, true);
+        if !self.shadow.write_row(at / 4, by) {
             return false;
-        }
-        for g in row {
-            g.write = me;
-            g.write_pc = pc;
-            g.reads[0] = Epoch::default();
         }
         let byte = (at / 8) as usize;
         self.init[byte..byte + 16].fill(0xFF);
@@ -327,7 +335,12 @@ impl SharedChecks {
         }
         if self.tracking() {
             for g in off / 4..(off + bytes).div_ceil(4) {
-                self.read_granule(g, a.epoch, a.warp, a.pc, true)?;
+                let part = covered(g, off, off + bytes);
+                let by = by(&self.clocks, a.warp, a.epoch, a.pc, self.race_on);
+                self.shadow
+                    .read(g, part, by)
+                    .map_err(|c| race("reads", g, c))?;
+                self.proxy(g, part, a.warp, "reads")?;
             }
         }
         Ok(())
@@ -340,129 +353,28 @@ impl SharedChecks {
     pub fn async_write(&mut self, a: AsyncAgent, off: u32, bytes: u32) -> Checked {
         if self.tracking() {
             for g in off / 4..(off + bytes).div_ceil(4) {
-                self.proxy(g, a.warp, "writes")?;
-                self.write_granule(g, a.epoch, a.warp, a.pc)?;
+                let part = covered(g, off, off + bytes);
+                self.proxy(g, part, a.warp, "writes")?;
+                let by = by(&self.clocks, a.warp, a.epoch, a.pc, self.race_on);
+                self.shadow
+                    .write(g, part, by, &|| false)
+                    .map_err(|c| race("writes", g, c))?;
             }
         }
         self.set_init(off, bytes);
         Ok(())
     }
 
-    #[inline(always)]
-    fn read_granule(
-        &mut self,
-        g: u32,
-        me: Epoch,
-        issuer: u32,
-        pc: u32,
-        asynchronous: bool,
-    ) -> Checked {
-        let s = &mut self.shadow[g as usize];
-        if !s.write.is_none()
-            && s.write.agent() != me.agent()
-            && !self.clocks[issuer as usize].knows(s.write)
-            && self.race_on
-        {
-            let (w, at) = (s.write, s.write_pc);
-            return Err(race(
-                format!(
-                    "reads shared memory at {:#x} while a write to it may still be going on",
-                    g * 4
-                ),
-                format!(
-                    "{} wrote it (instruction {at}) and nothing orders the two",
-                    who(w)
-                ),
-            ));
-        }
-        // A read of the same agent stays known through its latest.
-        let known = &self.clocks[issuer as usize];
-        if let Some(slot) = s
-            .reads
-            .iter_mut()
-            .find(|r| r.agent() == me.agent() && !r.is_none())
-        {
-            *slot = me;
-        } else if let Some(slot) = s
-            .reads
-            .iter_mut()
-            .find(|r| r.is_none() || (known.knows(**r) && r.agent() < WARPS && me.generic()))
-        {
-            *slot = me;
-        } else {
-            let v = self.spilled.entry(g).or_default();
-            match v.iter_mut().find(|r| r.agent() == me.agent()) {
-                Some(r) => *r = me,
-                None => v.push(me),
-            }
-        }
-        s.read_pc = pc;
-        if asynchronous {
-            self.proxy(g, issuer, "reads")
-        } else {
-            Ok(())
-        }
-    }
-
-    #[inline(always)]
-    fn write_granule(&mut self, g: u32, me: Epoch, issuer: u32, pc: u32) -> Checked {
-        let s = &mut self.shadow[g as usize];
-        let known = &self.clocks[issuer as usize];
-        if self.race_on {
-            if !s.write.is_none() && s.write.agent() != me.agent() && !known.knows(s.write) {
-                let (w, at) = (s.write, s.write_pc);
-                return Err(race(
-                    format!(
-                        "writes shared memory at {:#x} while another write to it may still be going on",
-                        g * 4
-                    ),
-                    format!(
-                        "{} wrote it (instruction {at}) and nothing orders the two",
-                        who(w)
-                    ),
-                ));
-            }
-            let ok = |r: &Epoch| r.is_none() || r.agent() == me.agent() || known.knows(*r);
-            let bad = s.reads.iter().find(|r| !ok(r)).copied();
-            let bad = bad.or_else(|| {
-                if self.spilled.is_empty() {
-                    None
-                } else {
-                    self.spilled.get(&g)?.iter().find(|r| !ok(r)).copied()
-                }
-            });
-            if let Some(r) = bad {
-                let at = s.read_pc;
-                return Err(race(
-                    format!(
-                        "writes shared memory at {:#x} while a read of it may still be going on",
-                        g * 4
-                    ),
-                    format!(
-                        "{} read it (last read: instruction {at}) and nothing orders the two",
-                        who(r)
-                    ),
-                ));
-            }
-        }
-        s.write = me;
-        s.write_pc = pc;
-        s.reads = [Epoch::default(); 3];
-        if !self.spilled.is_empty() {
-            self.spilled.remove(&g);
-        }
-        Ok(())
-    }
-
-    fn proxy(&self, g: u32, issuer: u32, verb: &str) -> Checked {
-        let s = &self.shadow[g as usize];
-        if !self.proxy_on
-            || s.write.is_none()
-            || !s.write.generic()
-            || self.fenced[issuer as usize].knows(s.write)
-        {
+    fn proxy(&self, g: u32, bytes: u8, issuer: u32, verb: &str) -> Checked {
+        if !self.proxy_on {
             return Ok(());
         }
+        let Some(c) = self
+            .shadow
+            .unfenced(g, bytes, &self.fenced[issuer as usize])
+        else {
+            return Ok(());
+        };
         Err(Box::new(
             Finding::new(
                 FaultCode::LaunchFailed,
@@ -471,8 +383,8 @@ impl SharedChecks {
             )
             .other(format!(
                 "{} wrote it (instruction {}) and executed no fence.proxy.async between that and its release",
-                who(s.write),
-                s.write_pc
+                who(c.epoch),
+                c.pc
             )),
         ))
     }

@@ -138,6 +138,15 @@ unsafe fn matrix(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
                 );
                 return cx.fail(f.lanes(1 << lane));
             }
+            let mut stored = [0; 16];
+            if t.store {
+                for col in 0..8 {
+                    let (l, half) = home(row, col, t.trans);
+                    // SAFETY: the row belongs to this kernel.
+                    let v = unsafe { cx.row(reg)[l] } >> (16 * half);
+                    stored[2 * col..2 * col + 2].copy_from_slice(&(v as u16).to_le_bytes());
+                }
+            }
             let (b, off) = match shared_block(cx, at, 16) {
                 Ok(x) => x,
                 Err(f) => return cx.fail_lane(f, lane),
@@ -145,29 +154,31 @@ unsafe fn matrix(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
             let mut offs = [0; 32];
             offs[lane] = off as u32;
             let told = if t.store {
-                b.checks.store(w, pc, &offs, 16, 1 << lane)
+                let (smem, first) = (&b.smem, off as u32);
+                let same = |_: usize, from: u32, to: u32| {
+                    let at = (from - first) as usize..(to - first) as usize;
+                    smem[from as usize..to as usize] == stored[at]
+                };
+                b.checks.store(w, pc, &offs, 16, 1 << lane, same)
             } else {
                 b.checks.load(w, pc, &offs, 16, 1 << lane)
             };
             if let Err(f) = told {
                 return cx.fail_lane(f, lane);
             }
+            if t.store {
+                b.smem[off..off + 16].copy_from_slice(&stored);
+                continue;
+            }
             for col in 0..8 {
                 let (l, half) = home(row, col, t.trans);
                 let e = off + 2 * col;
+                let shift = 16 * half;
+                let s = &cx.block().smem;
+                let v = u32::from(u16::from_le_bytes([s[e], s[e + 1]]));
                 // SAFETY: the row belongs to this kernel.
                 let word = unsafe { &mut cx.row(reg)[l] };
-                let shift = 16 * half;
-                if t.store {
-                    let v = (*word >> shift) as u16;
-                    cx.block().smem[e..e + 2].copy_from_slice(&v.to_le_bytes());
-                } else {
-                    let keep = *word & !(0xFFFF << shift);
-                    let s = &cx.block().smem;
-                    let v = u32::from(u16::from_le_bytes([s[e], s[e + 1]]));
-                    // SAFETY: as above.
-                    unsafe { cx.row(reg)[l] = keep | v << shift };
-                }
+                *word = *word & !(0xFFFF << shift) | v << shift;
             }
         }
     }

@@ -177,7 +177,12 @@ pub fn write(cx: &mut Cx, place: Place, addr: u64, lane: u32, bytes: &[u8]) -> A
             if b.rank == own && strong {
                 b.checks.remote_store(off as u32, n as u32)?;
             } else if b.rank == own {
-                b.checks.store(w, pc, &offs, n as u32, 1 << lane)?;
+                let (smem, first) = (&b.smem, off as u32);
+                let same = |_: usize, from: u32, to: u32| {
+                    let at = (from - first) as usize..(to - first) as usize;
+                    smem[from as usize..to as usize] == bytes[at]
+                };
+                b.checks.store(w, pc, &offs, n as u32, 1 << lane, same)?;
             } else {
                 b.checks.remote_store(off as u32, n as u32)?;
             }

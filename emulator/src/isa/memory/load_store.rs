@@ -477,14 +477,18 @@ unsafe fn st_shared_b32(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
             return st(cx, i, mask);
         };
         let (w, pc) = (cx.warp().index, cx.pc);
+        let s = cx.get(t.elems[0].0);
         let b = cx.block();
+        let smem = &b.smem;
+        let same = |l: usize, from: u32, to: u32| {
+            smem[from as usize..to as usize] == s[l].to_le_bytes()[(from - offs[l]) as usize..]
+        };
         if b.checks.enabled
-            && let Err(f) = b.checks.store(w, pc, &offs, 4, mask)
+            && let Err(f) = b.checks.store(w, pc, &offs, 4, mask, same)
         {
             return cx.fail_box(f);
         }
         let p = cx.block().smem.as_mut_ptr();
-        let s = cx.get(t.elems[0].0);
         for l in (0..32).filter(|l| mask >> l & 1 != 0) {
             p.add(offs[l] as usize).cast::<u32>().write(s[l]);
         }
