@@ -193,11 +193,11 @@ fn fast_numerics_within_the_bound() {
 #[test]
 fn empty() {
     let l = lease(&Knobs::default());
-    let before = l.universe.as_ref().map(|u| u.counters().grids);
+    let before = l.universe.as_ref().map(|u| u.totals().grids);
     for (m, n) in [(0, 128), (5, 0), (0, 0)] {
         check::<bf16>(&l, &Problem::random(m, n, 256, 1), &GemmOptions::default());
     }
-    assert_eq!(l.universe.as_ref().map(|u| u.counters().grids), before);
+    assert_eq!(l.universe.as_ref().map(|u| u.totals().grids), before);
 }
 
 /// The same plan and buffers, again and again: no state is left behind. 2 s.

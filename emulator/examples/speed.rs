@@ -87,7 +87,7 @@ fn run(text: &str, checks: Checks) -> f64 {
         .alloc_zeros::<u32>(32 * WARPS as usize)
         .expect("memory");
     let address = out.device_ptr_mut(&d.stream).0;
-    let before = d.universe.counters().instructions;
+    let before = d.universe.totals().instructions;
     let t = Instant::now();
     d.launch(
         m,
@@ -99,5 +99,5 @@ fn run(text: &str, checks: Checks) -> f64 {
     )
     .expect("a run");
     let seconds = t.elapsed().as_secs_f64();
-    (d.universe.counters().instructions - before) as f64 / seconds * 1e-6
+    (d.universe.totals().instructions - before) as f64 / seconds * 1e-6
 }

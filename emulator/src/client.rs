@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW, Symbol};
 
-pub use crate::machine::Counters;
+pub use crate::count::{
+    Allocation, Counters, Dsmem, Launched, Line, Memory, Shared, SharedTraffic, Sync, Tma, Totals,
+    Traffic, Transfer,
+};
 pub use crate::machine::knobs::{
     AsyncMode, Checks, ComputeCapability, Knobs, Numerics, OnDeadlock, Schedule,
 };
@@ -169,7 +172,8 @@ impl Emulator {
                 devices: knobs.devices,
                 destroy: self.function("hadalEmuUniverseDestroy")?,
                 reports: self.function("hadalEmuReports")?,
-                counters: self.function("hadalEmuCounters")?,
+                totals: self.function("hadalEmuTotals")?,
+                launches: self.function("hadalEmuLaunches")?,
             })
         }
     }
@@ -191,13 +195,20 @@ impl Emulator {
 
 fn read_text(call: impl Fn(*mut c_char, usize, *mut usize) -> u32) -> String {
     let mut need = 0;
-    call(std::ptr::null_mut(), 0, &mut need);
-    let mut buffer = vec![0u8; need + 4096];
-    if call(buffer.as_mut_ptr().cast(), buffer.len(), &mut need) != 0 {
+    if call(std::ptr::null_mut(), 0, &mut need) != 0 {
         return String::new();
     }
-    let end = buffer.iter().position(|b| *b == 0).unwrap_or(0);
-    String::from_utf8_lossy(&buffer[..end]).into_owned()
+    // The text may have grown between the question and the answer.
+    loop {
+        let mut buffer = vec![0u8; need + 4096];
+        if call(buffer.as_mut_ptr().cast(), buffer.len(), &mut need) == 0 {
+            let end = buffer.iter().position(|b| *b == 0).unwrap_or(0);
+            return String::from_utf8_lossy(&buffer[..end]).into_owned();
+        }
+        if need < buffer.len() {
+            return String::new();
+        }
+    }
 }
 
 type Text = unsafe extern "C" fn(c_int, *mut c_char, usize, *mut usize) -> u32;
@@ -208,7 +219,8 @@ pub struct Universe {
     devices: u32,
     destroy: Symbol<unsafe extern "C" fn(c_int) -> u32>,
     reports: Symbol<Text>,
-    counters: Symbol<Text>,
+    totals: Symbol<Text>,
+    launches: Symbol<Text>,
 }
 
 impl std::fmt::Debug for Universe {
@@ -235,10 +247,17 @@ impl Universe {
         serde_json::from_str(&text).unwrap_or_default()
     }
 
-    /// What was counted.
-    pub fn counters(&self) -> Counters {
+    /// Sums over all that ran, whatever the knobs.
+    pub fn totals(&self) -> Totals {
         // SAFETY: the contract of the export.
-        let text = read_text(|b, n, need| unsafe { (self.counters)(self.first, b, n, need) });
+        let text = read_text(|b, n, need| unsafe { (self.totals)(self.first, b, n, need) });
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// Every launch that has ended, in that order, with its counters. Empty without the knob `counters`.
+    pub fn launches(&self) -> Vec<Launched> {
+        // SAFETY: the contract of the export.
+        let text = read_text(|b, n, need| unsafe { (self.launches)(self.first, b, n, need) });
         serde_json::from_str(&text).unwrap_or_default()
     }
 }

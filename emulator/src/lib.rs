@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod client;
+pub mod count;
 mod driver;
 pub mod isa;
 pub mod machine;

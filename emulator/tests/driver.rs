@@ -63,7 +63,7 @@ fn a_kernel_runs_and_its_result_comes_back() {
     .unwrap();
     let y = d.stream.clone_dtoh(&dy).unwrap();
     assert!(y.iter().enumerate().all(|(i, v)| *v == 2.0 * i as f32));
-    assert_eq!(d.universe.counters().blocks, 8);
+    assert_eq!(d.universe.totals().blocks, 8);
 }
 
 #[test]

@@ -235,9 +235,15 @@ exports! {
         // SAFETY: as the contract of this function asks.
         unsafe { copy_out(&text, buffer, cap, need) }
     }
-    /// Counters of a universe as JSON.
-    fn hadalEmuCounters(first: c_int, buffer: *mut c_char, cap: usize, need: *mut usize) {
-        let text = serde_json::to_string(&universe(first)?.counters()).map_err(|_| code::UNKNOWN)?;
+    /// Every launch of a universe that has ended, with its counters, as JSON.
+    fn hadalEmuLaunches(first: c_int, buffer: *mut c_char, cap: usize, need: *mut usize) {
+        let text = serde_json::to_string(&universe(first)?.launches()).map_err(|_| code::UNKNOWN)?;
+        // SAFETY: as the contract of this function asks.
+        unsafe { copy_out(&text, buffer, cap, need) }
+    }
+    /// Sums over all that ran in a universe as JSON.
+    fn hadalEmuTotals(first: c_int, buffer: *mut c_char, cap: usize, need: *mut usize) {
+        let text = serde_json::to_string(&universe(first)?.totals()).map_err(|_| code::UNKNOWN)?;
         // SAFETY: as the contract of this function asks.
         unsafe { copy_out(&text, buffer, cap, need) }
     }

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::code;
+use crate::count::{Launched, Totals};
 use crate::machine::memory::{Memory, Region};
 use crate::machine::report::{Fault, FaultCode, Report};
-use crate::machine::{Counters, GridId, Knobs, Launch, Machine};
+use crate::machine::{GridId, Knobs, Launch, Machine};
 
 /// Instructions between two looks at the queues.
 const SLICE: u64 = 1 << 18;
@@ -89,7 +90,8 @@ pub struct Universe {
     changed: Condvar,
     fault: Mutex<Option<u32>>,
     reports: Mutex<Vec<Report>>,
-    counters: Mutex<Counters>,
+    totals: Mutex<Totals>,
+    launches: Mutex<Vec<Launched>>,
     memory: Arc<Memory>,
 }
 
@@ -118,7 +120,8 @@ impl Universe {
             changed: Condvar::new(),
             fault: Mutex::new(None),
             reports: Mutex::default(),
-            counters: Mutex::default(),
+            totals: Mutex::default(),
+            launches: Mutex::default(),
             memory,
         });
         let worker = u.clone();
@@ -166,9 +169,14 @@ impl Universe {
         locked(&self.reports).clone()
     }
 
-    /// Counted so far.
-    pub fn counters(&self) -> Counters {
-        *locked(&self.counters)
+    /// Sums over all that ran.
+    pub fn totals(&self) -> Totals {
+        *locked(&self.totals)
+    }
+
+    /// Every launch that has ended, with its counters.
+    pub fn launches(&self) -> Vec<Launched> {
+        locked(&self.launches).clone()
     }
 
     /// Adds a stream.
@@ -284,7 +292,8 @@ impl Universe {
                 None => {
                     for (grid, result) in machine.step(SLICE) {
                         locked(&self.reports).extend(machine.take_reports());
-                        *locked(&self.counters) = machine.counters;
+                        *locked(&self.totals) = machine.totals;
+                        locked(&self.launches).extend(machine.take_launched());
                         if let Err(f) = result {
                             self.fail(&f);
                         }

@@ -167,7 +167,7 @@ impl AsyncOp for WgmmaOp {
                 s.pending.remove(&self.group);
             }
         }
-        m.counters.wgmma_macs += 16 * u64::from(t.n) * u64::from(32 / t.elem);
+        m.totals.wgmma_macs += 16 * u64::from(t.n) * u64::from(32 / t.elem);
         m.wake(self.block);
         Ok(())
     }

@@ -78,8 +78,9 @@ impl Checks {
     };
 }
 
-/// All settings of a universe.
+/// All settings of a universe. What a text leaves out has its default; what it names and is not here is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Knobs {
     /// Devices.
     pub devices: u32,
@@ -99,6 +100,10 @@ pub struct Knobs {
     pub on_deadlock: OnDeadlock,
     /// Warp instructions that one grid may take before it counts as live-locked.
     pub step_limit: u64,
+    /// Count what each launch does (`docs/counters.md`).
+    pub counters: bool,
+    /// And which sectors of global memory it touches, allocation by allocation. Needs `counters`.
+    pub unique_bytes: bool,
 }
 
 impl Default for Knobs {
@@ -113,6 +118,8 @@ impl Default for Knobs {
             checks: Checks::ALL,
             on_deadlock: OnDeadlock::Report,
             step_limit: 20_000_000_000,
+            counters: false,
+            unique_bytes: false,
         }
     }
 }

@@ -22,6 +22,8 @@ use memory::{AddressFault, Memory, Region};
 use program::Program;
 use report::{Fault, FaultCode, Finding, Report};
 
+use crate::count::{self, Launched, Totals};
+
 /// Number of a started grid.
 pub type GridId = u64;
 
@@ -51,23 +53,6 @@ pub struct Launch {
     pub stream: u64,
     /// For reports and `%gridid`.
     pub launch_id: u64,
-}
-
-/// What was counted.
-#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct Counters {
-    /// Grids finished.
-    pub grids: u64,
-    /// Blocks finished.
-    pub blocks: u64,
-    /// Warp instructions executed.
-    pub instructions: u64,
-    /// Bytes that tensor and bulk copies brought from global to shared memory.
-    pub bulk_load_bytes: u64,
-    /// Bytes that they took from shared to global memory.
-    pub bulk_store_bytes: u64,
-    /// Multiply-adds of wgmma.
-    pub wgmma_macs: u64,
 }
 
 /// An operation that goes on beside its issuer: a bulk copy, a matrix operation.
@@ -111,6 +96,8 @@ struct Grid {
     limit: usize,
     steps: u64,
     fault: Option<Fault>,
+    /// What is counted (knob `counters`).
+    counts: Option<Box<count::Raw>>,
 }
 
 /// Devices and what runs on them.
@@ -124,12 +111,13 @@ pub struct Machine {
     /// Virtual time in nanoseconds.
     pub now: u64,
     /// Counted so far.
-    pub counters: Counters,
+    pub totals: Totals,
     grids: BTreeMap<GridId, Grid>,
     next_grid: GridId,
     ready: VecDeque<(BlockId, u32)>,
     asyncs: VecDeque<Box<dyn AsyncOp>>,
     reports: Vec<Report>,
+    launched: Vec<Launched>,
     finished: Vec<(GridId, Result<(), Fault>)>,
     rng: u64,
     regions: [Option<Region>; 4],
@@ -146,12 +134,13 @@ impl Machine {
             knobs,
             blocks: Vec::new(),
             now: 1_000_000,
-            counters: Counters::default(),
+            totals: Totals::default(),
             grids: BTreeMap::new(),
             next_grid: 1,
             ready: VecDeque::new(),
             asyncs: VecDeque::new(),
             reports: Vec::new(),
+            launched: Vec::new(),
             finished: Vec::new(),
             rng,
             regions: [None; 4],
@@ -163,6 +152,40 @@ impl Machine {
     /// Findings since the last call, warnings among them.
     pub fn take_reports(&mut self) -> Vec<Report> {
         std::mem::take(&mut self.reports)
+    }
+
+    /// Launches that ended since the last call, with their counters (knob `counters`).
+    pub fn take_launched(&mut self) -> Vec<Launched> {
+        std::mem::take(&mut self.launched)
+    }
+
+    /// Where to count for the grid of block `id`; `None` when nothing is counted.
+    #[inline]
+    pub fn counts(&mut self, id: BlockId) -> Option<&mut count::Raw> {
+        if !self.knobs.counters {
+            return None;
+        }
+        let grid = self.blocks[id].as_deref()?.grid;
+        self.grids.get_mut(&grid)?.counts.as_deref_mut()
+    }
+
+    /// A grid has left: notes what it counted.
+    fn note_launch(&mut self, grid: &Grid, completed: bool) {
+        let Some(raw) = &grid.counts else { return };
+        let l = &*grid.launch;
+        let kernel = &l.program.kernels()[l.kernel];
+        self.launched.push(Launched {
+            kernel: kernel.info.name.clone(),
+            device: l.device,
+            stream: l.stream,
+            launch: l.launch_id,
+            grid: l.grid,
+            block: l.block,
+            cluster: l.cluster,
+            dynamic_smem: l.dynamic_smem,
+            completed,
+            counters: count::summary(kernel, raw),
+        });
     }
 
     /// True when no grid is unfinished.

@@ -1,5 +1,6 @@
 //! A loaded module: kernels decoded into executable instructions.
 
+use crate::count;
 use crate::isa;
 use crate::isa::decode::{Cpu, Decoder, Result};
 use crate::machine::inst::{Inst, RowId, RowInit};
@@ -55,6 +56,8 @@ pub struct Kernel {
     pub opcodes: Vec<String>,
     /// Per instruction: registers of matrix operations that it touches. Empty when the kernel has none.
     pub watch: Vec<Box<[RowId]>>,
+    /// Per instruction: what it moves, to count.
+    pub sites: Vec<Option<count::Site>>,
     /// Side tables.
     pub aux: Vec<Aux>,
     /// Rows of a warp's register file.
@@ -155,10 +158,12 @@ fn kernel(module: &ast::Module, f: &ast::Function, cpu: Cpu) -> Result<Kernel> {
     }
     let mut d = Decoder::new(module, f, cpu, &shared_module, &offsets);
     let (mut code, mut spans, mut opcodes) = (Vec::new(), Vec::new(), Vec::new());
+    let mut sites = Vec::new();
     for i in &f.body {
         let mut e = isa::decode(&mut d, i)?;
         e.guard = d.guard(i)?;
         code.push(e);
+        sites.push(count::site(&mut d, i));
         spans.push(i.span);
         opcodes.push(i.opcode.join("."));
     }
@@ -182,6 +187,7 @@ fn kernel(module: &ast::Module, f: &ast::Function, cpu: Cpu) -> Result<Kernel> {
     code.push(d.inst(isa::control::exit));
     spans.push(f.body.last().map_or(f.span, |i| i.span));
     opcodes.push("(end of kernel)".into());
+    sites.push(None);
     let (rows, preds, init, aux) = d.finish();
     let directives = f.directives.clone();
     let max_threads = directives.reqntid.or(directives.maxntid).map_or(1024, |t| {
@@ -222,6 +228,7 @@ fn kernel(module: &ast::Module, f: &ast::Function, cpu: Cpu) -> Result<Kernel> {
         spans,
         opcodes,
         watch,
+        sites,
         aux,
         rows,
         preds,

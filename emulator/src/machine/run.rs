@@ -6,6 +6,7 @@ use super::inst::Flow;
 use super::program::Kernel;
 use super::report::{Fault, Finding, Report, Severity};
 use super::{Machine, Origin};
+use crate::count::Raw;
 
 /// Backward jumps after which a fragment lets its siblings run.
 const SPIN_LIMIT: u32 = 64;
@@ -13,6 +14,20 @@ const SPIN_LIMIT: u32 = 64;
 impl Machine {
     /// Runs warp `w` of block `b` for at most `quantum` instructions. Answers how many it took.
     pub(super) fn run_warp(&mut self, b: BlockId, w: u32, quantum: u64) -> u64 {
+        match self.counts(b).map(std::ptr::from_mut) {
+            Some(counts) => self.run_warp_as::<true>(b, w, quantum, counts),
+            None => self.run_warp_as::<false>(b, w, quantum, std::ptr::null_mut()),
+        }
+    }
+
+    /// [`Machine::run_warp`]; with `COUNT` into `counts`, which belong to the block's grid.
+    fn run_warp_as<const COUNT: bool>(
+        &mut self,
+        b: BlockId,
+        w: u32,
+        quantum: u64,
+        counts: *mut Raw,
+    ) -> u64 {
         let Some(block) = self.blocks[b].as_deref_mut() else {
             return 0;
         };
@@ -62,6 +77,10 @@ impl Machine {
                 let lanes = mask & guard;
                 steps += 1;
                 if lanes == 0 {
+                    if COUNT {
+                        // SAFETY: the grid, and so its counts, outlives this call, or this call ends with the grid.
+                        unsafe { (*counts).skip(pc) };
+                    }
                     pc += 1;
                 } else {
                     cx.pc = pc;
@@ -69,8 +88,23 @@ impl Machine {
                         self.fault_at(b, Origin { pc, warp: w, lanes }, finding);
                         return steps;
                     }
+                    let site = if COUNT {
+                        // SAFETY: as above; there is one entry per instruction.
+                        unsafe { (&(*kernel).sites)[pc as usize].as_ref() }
+                    } else {
+                        None
+                    };
+                    if COUNT {
+                        // SAFETY: the site was made for this kernel.
+                        unsafe { (*counts).before(&mut cx, site, lanes) };
+                    }
                     // SAFETY: the context is this warp's, and the instruction was decoded for this CPU.
-                    match unsafe { (inst.exec)(&mut cx, inst, lanes) } {
+                    let flow = unsafe { (inst.exec)(&mut cx, inst, lanes) };
+                    if COUNT {
+                        // SAFETY: an instruction ends no grid.
+                        unsafe { (*counts).after(pc, site, lanes, flow) };
+                    }
+                    match flow {
                         Flow::Next => pc += 1,
                         Flow::Jump => break,
                         Flow::Retry => {

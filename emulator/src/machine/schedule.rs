@@ -6,6 +6,7 @@ use super::block::{Block, BlockId, Wait};
 use super::knobs::{AsyncMode, OnDeadlock, Schedule};
 use super::report::{Fault, FaultCode, Finding, Severity};
 use super::{Grid, GridId, Launch, Machine, Origin};
+use crate::count::Raw;
 
 /// Instructions a warp takes before the next has its turn.
 const QUANTUM: u64 = 512;
@@ -38,10 +39,17 @@ impl Machine {
             .min(u64::from(p.registers) / (u64::from(k.regs) * threads).max(1))
             .max(1);
         let limit = (per_sm * u64::from(p.sms)).max(size) as usize;
+        let code = launch.program.kernels()[launch.kernel].code.len();
+        let unique = self.knobs.unique_bytes;
+        let counts = self
+            .knobs
+            .counters
+            .then(|| Box::new(Raw::new(launch.device, code, unique)));
         self.grids.insert(
             id,
             Grid {
                 launch: Arc::new(launch),
+                counts,
                 order,
                 next: 0,
                 resident: 0,
@@ -104,7 +112,7 @@ impl Machine {
             None => return 0,
         }
         let steps = self.run_warp(b, w, quantum);
-        self.counters.instructions += steps;
+        self.totals.instructions += steps;
         self.since_admission += steps;
         self.now += steps;
         let Some(block) = self.blocks[b].as_deref_mut() else {
@@ -226,7 +234,13 @@ impl Machine {
             return;
         }
         block.done = true;
-        self.counters.blocks += 1;
+        self.totals.blocks += 1;
+        if let Some(c) = self.counts(b) {
+            c.block();
+        }
+        let Some(block) = self.blocks[b].as_deref_mut() else {
+            return;
+        };
         let (grid, cluster) = (block.grid, block.cluster.clone());
         for &p in &cluster {
             self.wake(p);
@@ -252,7 +266,8 @@ impl Machine {
             .is_some_and(|g| g.resident == 0 && g.next == g.order.len())
             && let Some(g) = self.grids.remove(&id)
         {
-            self.counters.grids += 1;
+            self.totals.grids += 1;
+            self.note_launch(&g, g.fault.is_none());
             self.finished.push((id, g.fault.map_or(Ok(()), Err)));
         }
     }
@@ -278,8 +293,9 @@ impl Machine {
         for b in dead {
             self.blocks[b] = None;
         }
-        if self.grids.remove(&id).is_some() {
-            self.counters.grids += 1;
+        if let Some(g) = self.grids.remove(&id) {
+            self.totals.grids += 1;
+            self.note_launch(&g, false);
             self.finished.push((id, Err(fault)));
         }
     }

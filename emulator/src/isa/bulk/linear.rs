@@ -86,12 +86,19 @@ impl Linear {
                 let bytes =
                     unsafe { std::slice::from_raw_parts(r.host.add(at as usize), *size as usize) }
                         .to_vec();
-                m.counters.bulk_load_bytes += u64::from(*size);
+                m.totals.bulk_load_bytes += u64::from(*size);
+                if let Some(c) = m.counts(common.block) {
+                    c.bulk_read(&r, at, u64::from(*size));
+                    c.bulk_delivered(u64::from(*size), to.len());
+                }
                 deliver(m, &bytes, to)
             }
             Self::Push { from, size, to } => {
                 let b = m.blocks[common.block].as_deref().ok_or_else(gone)?;
                 let bytes = b.smem[*from as usize..(*from + *size) as usize].to_vec();
+                if let Some(c) = m.counts(common.block) {
+                    c.bulk_pushed(u64::from(*size) * to.len() as u64);
+                }
                 deliver(m, &bytes, to)
             }
             Self::Store {
@@ -114,7 +121,11 @@ impl Linear {
                     )
                 };
                 Memory::mark_init(&r, at, u64::from(*size));
-                m.counters.bulk_store_bytes += u64::from(*size);
+                m.totals.bulk_store_bytes += u64::from(*size);
+                if let Some(c) = m.counts(common.block) {
+                    c.bulk_write(&r, at, u64::from(*size), false);
+                    c.bulk_stored(false);
+                }
                 finish_group(m, common.block, *thread, *group);
                 Ok(())
             }

@@ -65,7 +65,10 @@ impl Tensor {
                         )
                     };
                 })?;
-                m.counters.bulk_load_bytes += total as u64;
+                m.totals.bulk_load_bytes += total as u64;
+                if let Some(c) = m.counts(common.block) {
+                    c.bulk_delivered(total as u64, to.len());
+                }
                 for &(id, off, mbar) in to {
                     let Some(b) = m.blocks[id].as_deref_mut().filter(|b| !b.done) else {
                         return Err(Box::new(Finding::new(
@@ -103,7 +106,10 @@ impl Tensor {
                     // SAFETY: as above; the emulated kernel owns what it writes.
                     unsafe { std::ptr::copy_nonoverlapping(tile[range].as_ptr(), at, n) };
                 })?;
-                m.counters.bulk_store_bytes += written;
+                m.totals.bulk_store_bytes += written;
+                if let Some(c) = m.counts(common.block) {
+                    c.bulk_stored(false);
+                }
                 finish_group(m, common.block, *thread, *group);
                 Ok(())
             }
@@ -171,6 +177,13 @@ impl Tensor {
                     }
                 } else {
                     Memory::mark_init(&r, off, bytes);
+                }
+                if let Some(c) = m.counts(common.block) {
+                    if load {
+                        c.bulk_read(&r, off, bytes);
+                    } else {
+                        c.bulk_write(&r, off, bytes, false);
+                    }
                 }
                 let o = at + lo as usize * e;
                 // SAFETY: `region` has checked that the bytes lie in a live allocation.
