@@ -86,3 +86,121 @@ fn the_exit_status_passes_through() {
         "{folder}"
     );
 }
+
+const PTX: &str = ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 p)\n{\n.reg .b32 %r<4>;\n.reg .b64 %rd<4>;\n\
+    ld.param.u64 %rd0, [p];\nmov.u32 %r0, %tid.x;\nmul.wide.u32 %rd1, %r0, 4;\nadd.s64 %rd0, %rd0, %rd1;\nst.global.u32 [%rd0], %r0;\nret;\n}\n";
+
+/// Launches the kernel of `argv[1]` on one block of 32 threads, with 128 bytes of memory or, given `wild`, a bad address.
+const LAUNCHER: &str = r"
+import ctypes, sys
+cuda = ctypes.CDLL('libcuda.so.1')
+def ok(r): assert r == 0, r
+ctx, mod, f, p = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_uint64(4096)
+ok(cuda.cuInit(0))
+ok(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(ctx), 0))
+ok(cuda.cuCtxSetCurrent(ctx))
+ok(cuda.cuModuleLoadData(ctypes.byref(mod), open(sys.argv[1], 'rb').read() + b'\0'))
+ok(cuda.cuModuleGetFunction(ctypes.byref(f), mod, b'k'))
+if 'wild' not in sys.argv: ok(cuda.cuMemAlloc_v2(ctypes.byref(p), 128))
+args = (ctypes.c_void_p * 1)(ctypes.cast(ctypes.byref(p), ctypes.c_void_p))
+for _ in range(2): cuda.cuLaunchKernel(f, 1, 1, 1, 32, 1, 1, 0, None, args, None)
+ok(cuda.cuCtxSynchronize())
+";
+
+/// A file of this test that goes away at the end.
+struct File(std::path::PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let path =
+            std::env::temp_dir().join(format!("hadal-emu-test-{}-{name}", std::process::id()));
+        std::fs::write(&path, text).expect("a file");
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().expect("a name")
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn counters_and_findings_are_shown() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        println!("skipped: there is no python3");
+        return;
+    }
+    let (ptx, json) = (File::new("a.ptx", PTX), File::new("a.json", ""));
+    let run = |options: &[&str], more: &[&str]| {
+        let tail = [&["--", "python3", "-c", LAUNCHER, ptx.path()], more].concat();
+        let out = emu(&[&["run"], options, &tail[..]].concat());
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        (out.status.success(), text)
+    };
+    let (good, text) = run(&["--counters", "--counters-json", json.path()], &[]);
+    assert!(good, "{text}");
+    assert!(
+        text.starts_with("hadal-emu: 2 x k on device 0: grid [1, 1, 1]"),
+        "{text}"
+    );
+    assert!(
+        text.contains("2 requests, 4.00 sectors each, 0 excess sectors"),
+        "{text}"
+    );
+    let lines = std::fs::read_to_string(json.path()).expect("the file");
+    assert_eq!(lines.lines().count(), 2);
+    let one: hadal_emulator::client::Launched =
+        serde_json::from_str(lines.lines().next().expect("one")).expect("a launch");
+    assert_eq!(one.counters.global.store.bytes, 128);
+
+    let (good, text) = run(&["--print"], &["wild"]);
+    assert!(
+        !good && text.contains("error[bounds]") && text.contains("st.global.u32"),
+        "{text}"
+    );
+    // A module for a device that is not there.
+    let old = run(&["--set", "compute_capability=8.0"], &[]);
+    assert!(!old.0 && old.1.contains("AssertionError: 209"), "{}", old.1);
+    assert!(run(&["--no-check", "all"], &[]).0);
+    for bad in [
+        ["--no-check", "luck"],
+        ["--set", "luck=1"],
+        ["--set", "seed=many"],
+        ["--set", "seed"],
+    ] {
+        let (good, text) = run(&bad, &[]);
+        assert!(!good && text.starts_with("hadal-emu: --"), "{text}");
+    }
+}
+
+#[test]
+fn ptx_is_checked_and_listed() {
+    let good = File::new("b.ptx", PTX);
+    let bad = File::new(
+        "c.ptx",
+        &PTX.replace("mov.u32", "mov.u31")
+            .replace("add.s64", "add.luck"),
+    );
+    let out = emu(&["check", good.path()]);
+    assert!(out.status.success());
+    assert!(String::from_utf8_lossy(&out.stdout).contains("1 kernels, 7 instructions, sm_90"));
+    let out = emu(&["check", bad.path()]);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert_eq!(out.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains(":9:1: `mov.u31`") && text.contains(":11:1: `add.luck`"),
+        "{text}"
+    );
+    assert_eq!(emu(&["check", "/no/such/file"]).status.code(), Some(125));
+    let out = emu(&["list", good.path()]);
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    assert!(text.contains("     4      12  st.global.u32"), "{text}");
+    assert_eq!(emu(&["list", good.path(), "none"]).status.code(), Some(125));
+    let text = String::from_utf8_lossy(&emu(&["info"]).stdout).into_owned();
+    assert!(text.contains("\"race_shared\": true"), "{text}");
+}

@@ -7,6 +7,7 @@
 
 mod banks;
 mod counters;
+mod merge;
 mod raw;
 mod site;
 mod summary;

@@ -68,7 +68,7 @@ fn add(c: &mut Counters, op: &str, n: &PcCount) {
     }
 }
 
-fn worst(all: Vec<Line>) -> Vec<Line> {
+pub(super) fn worst(all: Vec<Line>) -> Vec<Line> {
     let top = |key: fn(&Line) -> u64| {
         let mut some: Vec<&Line> = all.iter().filter(|l| key(l) > 0).collect();
         some.sort_by_key(|l| (std::cmp::Reverse(key(l)), l.line));

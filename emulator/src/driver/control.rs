@@ -1,10 +1,13 @@
 //! What hardware does not have: universes, reports, counters; and how functions are found by name.
 
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
 use super::{LEASED, Res, code, exports, library, put, ready};
+use crate::count::Launched;
 use crate::machine::Knobs;
+use crate::machine::report::Report;
 
 static NOTES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
@@ -17,6 +20,34 @@ pub fn note(text: String) {
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .push(text);
+}
+
+/// Prints a finding if `HADAL_EMU_PRINT` is set.
+pub fn show(r: &Report) {
+    if std::env::var_os("HADAL_EMU_PRINT").is_some() {
+        eprintln!("hadal-emu: {r}");
+    }
+}
+
+/// Appends launches to the file that `HADAL_EMU_COUNTERS` names, one line of JSON each.
+pub fn record(launched: &[Launched]) {
+    let Some(path) = std::env::var_os("HADAL_EMU_COUNTERS").filter(|_| !launched.is_empty()) else {
+        return;
+    };
+    let lines = launched.iter().map(serde_json::to_string);
+    let written = lines
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(std::io::Error::from);
+    let written = written.and_then(|l| {
+        let mut f = std::fs::OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(&path)?;
+        f.write_all((l.join("\n") + "\n").as_bytes())
+    });
+    if let Err(e) = written {
+        note(format!("HADAL_EMU_COUNTERS={}: {e}", path.display()));
+    }
 }
 
 /// Settings of the default universe; `HADAL_EMU_KNOBS` that do not parse are refused.

@@ -291,9 +291,13 @@ impl Universe {
                 }
                 None => {
                     for (grid, result) in machine.step(SLICE) {
-                        locked(&self.reports).extend(machine.take_reports());
+                        let reports = machine.take_reports();
+                        reports.iter().for_each(super::control::show);
+                        locked(&self.reports).extend(reports);
                         *locked(&self.totals) = machine.totals;
-                        locked(&self.launches).extend(machine.take_launched());
+                        let launched = machine.take_launched();
+                        super::control::record(&launched);
+                        locked(&self.launches).extend(launched);
                         if let Err(f) = result {
                             self.fail(&f);
                         }

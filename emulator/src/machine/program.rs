@@ -4,7 +4,7 @@ use crate::count;
 use crate::isa;
 use crate::isa::decode::{Cpu, Decoder, Result};
 use crate::machine::inst::{Inst, RowId, RowInit};
-use crate::ptx::ast::{self, Directives, Space, Span, Variable};
+use crate::ptx::ast::{self, Directives, PtxError, Space, Span, Variable};
 
 /// First byte of user shared memory in a block's window: the first KiB is the system's on sm_90.
 pub const SHARED_BASE: u32 = 0x400;
@@ -90,15 +90,35 @@ impl Program {
     /// # Errors
     /// As there.
     pub fn load_for(module: &ast::Module, cpu: Cpu) -> Result<Self> {
-        let mut kernels = Vec::new();
-        for f in &module.functions {
-            if f.defined {
-                // Functions are decoded too: one that nobody calls may not hide what is not known.
-                let k = kernel(module, &super::inline::inline(module, f)?, cpu)?;
-                if f.entry {
-                    kernels.push(k);
-                }
+        Self::decode(module, cpu).map_err(|mut all| all.swap_remove(0))
+    }
+
+    /// As [`Program::load`], but with everything that is not known.
+    ///
+    /// # Errors
+    /// All of it, in the order of the text.
+    pub fn load_all(module: &ast::Module) -> std::result::Result<Self, Vec<PtxError>> {
+        Self::decode(module, Cpu::detect())
+    }
+
+    fn decode(module: &ast::Module, cpu: Cpu) -> std::result::Result<Self, Vec<PtxError>> {
+        let (mut kernels, mut errors) = (Vec::new(), Vec::new());
+        for f in module.functions.iter().filter(|f| f.defined) {
+            // Functions are decoded too: one that nobody calls may not hide what is not known.
+            let k = super::inline::inline(module, f).map_err(|e| vec![e]);
+            match k.and_then(|f| kernel(module, &f, cpu)) {
+                Ok(k) if f.entry => kernels.push(k),
+                Ok(_) => {}
+                // A function that was copied into another brings its errors along.
+                Err(all) => all.into_iter().for_each(|e| {
+                    if !errors.contains(&e) {
+                        errors.push(e);
+                    }
+                }),
             }
+        }
+        if !errors.is_empty() {
+            return Err(errors);
         }
         Ok(Self {
             kernels,
@@ -127,7 +147,11 @@ impl Program {
     }
 }
 
-fn kernel(module: &ast::Module, f: &ast::Function, cpu: Cpu) -> Result<Kernel> {
+fn kernel(
+    module: &ast::Module,
+    f: &ast::Function,
+    cpu: Cpu,
+) -> std::result::Result<Kernel, Vec<PtxError>> {
     // Shared memory: module variables that the kernel uses are not told apart from those it does not; all are laid out,
     // statics first, the unsized arrays all start where the statics end.
     let mut at = SHARED_BASE;
@@ -158,14 +182,21 @@ fn kernel(module: &ast::Module, f: &ast::Function, cpu: Cpu) -> Result<Kernel> {
     }
     let mut d = Decoder::new(module, f, cpu, &shared_module, &offsets);
     let (mut code, mut spans, mut opcodes) = (Vec::new(), Vec::new(), Vec::new());
-    let mut sites = Vec::new();
+    let (mut sites, mut errors) = (Vec::new(), Vec::new());
     for i in &f.body {
-        let mut e = isa::decode(&mut d, i)?;
-        e.guard = d.guard(i)?;
-        code.push(e);
+        match isa::decode(&mut d, i).and_then(|e| Ok((e, d.guard(i)?))) {
+            Ok((e, guard)) => code.push(Inst { guard, ..e }),
+            Err(e) => {
+                errors.push(e);
+                continue;
+            }
+        }
         sites.push(count::site(&mut d, i));
         spans.push(i.span);
         opcodes.push(i.opcode.join("."));
+    }
+    if !errors.is_empty() {
+        return Err(errors);
     }
     // Matrix operations look at their own registers.
     let own = |i: &ast::Inst| i.opcode[0] == "wgmma";
