@@ -92,18 +92,8 @@ fn home(row: usize, col: usize, trans: bool) -> (usize, usize) {
 }
 
 unsafe fn matrix(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
-    if let Some(flow) = cx.converge(mask) {
+    if let Some(flow) = cx.whole_warp(mask) {
         return flow;
-    }
-    if mask != u32::MAX {
-        return cx.fail(
-            Finding::new(
-                FaultCode::LaunchFailed,
-                "divergence",
-                "all 32 lanes must take part",
-            )
-            .lanes(mask),
-        );
     }
     // SAFETY: the side table entry was made by `decode`; its rows belong to this kernel.
     let (t, addrs) = unsafe {
@@ -186,7 +176,7 @@ unsafe fn matrix(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
 }
 
 unsafe fn movmatrix(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
-    if let Some(flow) = cx.converge(mask) {
+    if let Some(flow) = cx.whole_warp(mask) {
         return flow;
     }
     // SAFETY: the rows were decoded for this kernel.

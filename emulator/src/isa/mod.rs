@@ -10,6 +10,7 @@ pub mod matrix;
 pub mod mbarrier;
 pub mod memory;
 pub mod mma_arith;
+pub mod mma_sync;
 pub mod warp;
 pub mod wgmma;
 
@@ -32,6 +33,7 @@ pub fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Inst> {
         bulk::decode,
         wgmma::decode,
         matrix::decode,
+        mma_sync::decode,
     ] {
         if let Some(inst) = family(d, i)? {
             return Ok(inst);

@@ -219,6 +219,32 @@ impl Cx {
         ))
     }
 
+    /// As [`Cx::converge`], for instructions that need all 32 lanes.
+    pub fn whole_warp(&mut self, mask: u32) -> Option<Flow> {
+        if let Some(flow) = self.converge(mask) {
+            return Some(flow);
+        }
+        if mask == u32::MAX {
+            return None;
+        }
+        Some(
+            self.fail(
+                Finding::new(
+                    FaultCode::LaunchFailed,
+                    "divergence",
+                    "all 32 lanes must take part; some have exited or never were",
+                )
+                .lanes(mask),
+            ),
+        )
+    }
+
+    /// The warp's register file.
+    #[inline(always)]
+    pub fn registers(&mut self) -> &mut [Row] {
+        &mut self.warp().regs
+    }
+
     /// Not yet: try again when woken.
     pub fn retry(&mut self, wait: Wait) -> Flow {
         self.wait = wait;

@@ -1,5 +1,6 @@
 //! The accumulator as a term, and the result, for several columns at once.
 
+use super::Summation;
 use super::decode::AccType;
 use super::exact::finish;
 
@@ -19,11 +20,12 @@ pub struct Old {
 impl Old {
     /// From an accumulator's bits.
     #[inline(always)]
-    pub fn new(acc: AccType, bits: &[u32; LANES]) -> Self {
-        let (man_bits, bias, top, floor) = match acc {
-            AccType::F16 => (10, 15, 31, -21),
-            _ => (23, 127, 255, -133),
+    pub fn new(acc: AccType, sum: Summation, bits: &[u32; LANES]) -> Self {
+        let (man_bits, bias, top) = match acc {
+            AccType::F16 => (10, 15, 31),
+            _ => (23, 127, 255),
         };
+        let floor = sum.zero_of(acc);
         let mut old = Self {
             sig: [0; LANES],
             exp: [0; LANES],
@@ -56,11 +58,9 @@ pub fn close(
     sums: &[[i32; LANES]; 2],
 ) -> [u32; LANES] {
     // The significand, moved to `kept` fraction bits, has at most 26 bits.
-    let (up, down) = match (acc, kept) {
-        (AccType::F16, 13) => (3, 0),
-        (AccType::F16, _) => (15, 0),
-        (_, 13) => (0, 10),
-        _ => (2, 0),
+    let (up, down) = match acc {
+        AccType::F16 => (kept - 10, 0),
+        _ => ((kept - 23).max(0), (23 - kept).max(0)),
     };
     let mut c = [0; LANES];
     for l in 0..LANES {

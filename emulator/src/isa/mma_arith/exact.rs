@@ -1,10 +1,7 @@
 //! The truncated fused dot-product-add, straight from its definition.
 
+use super::Summation;
 use super::decode::{AccType, Class, Term, accumulator};
-
-/// Exponent of a term that is zero.
-const ZERO_F32: i32 = -133;
-const ZERO_F16: i32 = -21;
 
 /// Cuts `sig * 2^(exp - frac)` toward zero to a multiple of `2^(top - f)`; in those units.
 fn cut(sig: i64, exp: i32, frac: i32, top: i32, f: i32) -> i64 {
@@ -20,8 +17,8 @@ fn cut(sig: i64, exp: i32, frac: i32, top: i32, f: i32) -> i64 {
     if sig < 0 { -(mag as i64) } else { mag as i64 }
 }
 
-/// One output of one step. `kept`: fraction bits of an aligned term, 13 (then f32 results have 13 mantissa bits too) or 25.
-pub fn dot(a: &[Term], b: &[Term], acc: AccType, c: u32, kept: i32) -> u32 {
+/// One output of one step.
+pub fn dot(a: &[Term], b: &[Term], acc: AccType, c: u32, sum: Summation) -> u32 {
     let half = acc == AccType::F16;
     let nan = if half { 0x7FFF } else { 0x7FFF_FFFF };
     let old = accumulator(acc, c);
@@ -59,16 +56,15 @@ pub fn dot(a: &[Term], b: &[Term], acc: AccType, c: u32, kept: i32) -> u32 {
             (false, s) => 0x7F80_0000 | u32::from(s) << 31,
         };
     }
-    let zero = if half { ZERO_F16 } else { ZERO_F32 };
-    let f = kept;
+    let (zero, f) = (sum.zero_of(acc), sum.kept);
     let exp = |sig: i64, e: i32| if sig == 0 { zero } else { e };
     let mut top = exp(old.sig.into(), old.exp);
     for (x, y) in a.iter().zip(b) {
         top = top.max(exp(i64::from(x.sig) * i64::from(y.sig), x.exp + y.exp));
     }
-    let mut sum = cut(old.sig.into(), old.exp, old.frac, top, f);
+    let mut total = cut(old.sig.into(), old.exp, old.frac, top, f);
     for (x, y) in a.iter().zip(b) {
-        sum += cut(
+        total += cut(
             i64::from(x.sig) * i64::from(y.sig),
             x.exp + y.exp,
             x.frac + y.frac,
@@ -76,7 +72,7 @@ pub fn dot(a: &[Term], b: &[Term], acc: AccType, c: u32, kept: i32) -> u32 {
             f,
         );
     }
-    finish(sum, top - f, acc, kept)
+    finish(total, top - f, acc, f)
 }
 
 /// The result `sum * 2^unit` in the accumulator's type.

@@ -80,7 +80,7 @@ fn values(ty: InType, row: &[u8], out: &mut [f64; 32]) {
 #[inline(always)]
 fn sums(step: &Step, acc: &mut [u32]) {
     let (kind, n) = (step.kind, step.n);
-    let k_len = kind.k();
+    let k_len = step.k;
     let mut cols = [[0.0_f64; COLUMNS]; 32];
     for (j0, b) in step.b.chunks(COLUMNS * 32).enumerate() {
         let width = b.len() / 32;
@@ -132,6 +132,12 @@ fn round(acc: AccType, scale_d: bool, c: u32, sum: f64) -> u32 {
             }
         }
     }
+}
+
+/// As [`f16_from_f64`], with the sign of a zero kept.
+pub fn f16_from_f64_signed(x: f64) -> u32 {
+    let r = f16_from_f64(x);
+    r | u32::from(r == 0 && x.is_sign_negative()) << 15
 }
 
 /// Nearest f16, ties to even, in one rounding.

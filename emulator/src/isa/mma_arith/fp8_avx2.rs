@@ -116,12 +116,12 @@ fn typed(ta: InType, tb: InType, step: &Step, acc: &mut [u32]) {
             let odd_row = special_row(ta, ra);
             let row = &mut row[j0 * COLUMNS..][..width];
             for (g, d) in row.chunks_mut(LANES).enumerate() {
-                let old = Old::new(step.kind.acc, &load(step, d));
+                let old = Old::new(step.kind.acc, step.sum, &load(step, d));
                 let (top, sums) = products(&a, &cols, g * LANES, &old);
                 let mut out = close(step.kind.acc, 13, &old, &top, &[sums, [0; LANES]]);
                 let odd = &special[g * LANES..];
                 if odd_row || (0..LANES).any(|l| odd[l] | old.special[l]) {
-                    by_definition(step, 13, ra, &b[g * LANES * 32..], d, &mut out);
+                    by_definition(step, ra, &b[g * LANES * 32..], d, &mut out);
                 }
                 store(d, &out);
             }

@@ -116,13 +116,16 @@ fn avx2(step: &Step, acc: &mut [u32]) {
 #[inline(always)]
 fn by_type(step: &Step, acc: &mut [u32]) {
     use InType::{Bf16, E4M3, E5M2, F16, Tf32};
-    match (step.kind.a, step.kind.b) {
-        (F16, _) => typed(F16, F16, 25, step, acc),
-        (Bf16, _) => typed(Bf16, Bf16, 25, step, acc),
-        (Tf32, _) => typed(Tf32, Tf32, 25, step, acc),
-        (E5M2, E5M2) => typed(E5M2, E5M2, 13, step, acc),
-        (E5M2, _) => typed(E5M2, E4M3, 13, step, acc),
-        (_, E5M2) => typed(E4M3, E5M2, 13, step, acc),
+    match (step.kind.a, step.kind.b, step.sum.kept) {
+        (F16, _, 25) => typed(F16, F16, 25, step, acc),
+        (F16, ..) => typed(F16, F16, 24, step, acc),
+        (Bf16, _, 25) => typed(Bf16, Bf16, 25, step, acc),
+        (Bf16, ..) => typed(Bf16, Bf16, 24, step, acc),
+        (Tf32, _, 25) => typed(Tf32, Tf32, 25, step, acc),
+        (Tf32, ..) => typed(Tf32, Tf32, 24, step, acc),
+        (E5M2, E5M2, _) => typed(E5M2, E5M2, 13, step, acc),
+        (E5M2, ..) => typed(E5M2, E4M3, 13, step, acc),
+        (_, E5M2, _) => typed(E4M3, E5M2, 13, step, acc),
         _ => typed(E4M3, E4M3, 13, step, acc),
     }
 }
@@ -135,7 +138,7 @@ struct Columns {
 
 #[inline(always)]
 fn typed(ta: InType, tb: InType, kept: i32, step: &Step, acc: &mut [u32]) {
-    let k_len = 32 / ta.bytes();
+    let k_len = step.k;
     let (sa, sb) = (Shape::of(ta), Shape::of(tb));
     // Brings a product to `kept` fraction bits: at most 28 bits (8-bit floats: 15).
     let up = kept as u32 - sa.man_bits - sb.man_bits;
@@ -167,12 +170,12 @@ fn typed(ta: InType, tb: InType, kept: i32, step: &Step, acc: &mut [u32]) {
             let odd_row = special_row(ta, ra);
             let row = &mut row[j0 * COLUMNS..][..width];
             for (g, d) in row.chunks_mut(LANES).enumerate() {
-                let old = Old::new(step.kind.acc, &load(step, d));
+                let old = Old::new(step.kind.acc, step.sum, &load(step, d));
                 let (top, sums) = products(&a[..k_len], &cols, g * LANES, &old);
                 let mut out = close(step.kind.acc, kept, &old, &top, &sums);
                 let odd = &special[g * LANES..];
                 if odd_row || (0..LANES).any(|l| odd[l] | old.special[l]) {
-                    by_definition(step, kept, ra, &b[g * LANES * 32..], d, &mut out);
+                    by_definition(step, ra, &b[g * LANES * 32..], d, &mut out);
                 }
                 store(d, &out);
             }
@@ -246,18 +249,11 @@ pub fn store(d: &mut [u32], out: &[u32; LANES]) {
 /// Results of sixteen columns of which some have an infinity or a NaN on their way.
 #[cold]
 #[inline(never)]
-pub fn by_definition(
-    step: &Step,
-    kept: i32,
-    ra: &[u8],
-    b: &[u8],
-    d: &[u32],
-    out: &mut [u32; LANES],
-) {
+pub fn by_definition(step: &Step, ra: &[u8], b: &[u8], d: &[u32], out: &mut [u32; LANES]) {
     let a: Vec<Term> = terms(step.kind.a, ra, step.neg);
     for ((&c, out), row) in d.iter().zip(out).zip(b.chunks_exact(32)) {
         let c = if step.scale_d { c } else { 0 };
         let b = terms(step.kind.b, row, false);
-        *out = exact::dot(&a, &b, step.kind.acc, c, kept);
+        *out = exact::dot(&a, &b, step.kind.acc, c, step.sum);
     }
 }

@@ -12,23 +12,30 @@
 //! | `fp8_avx2` | the inner loop for 8-bit floats in 16-bit lanes |
 //! | `epilogue` | the accumulator as a term, and the result, for lanes |
 //! | `fast` | the plain mode |
+//! | `sync` | `mma.sync`: the same with each device's step, and what some devices make of other instructions |
+//! | `double` | f64: fused multiply-adds in order, with a rounding |
 //!
-//! Zero terms have the model's exponent -133 (f32 results) or -21 (f16 results). The accumulator is a term too. If it is
+//! Zero terms have the model's exponent -133 (f32 results) or -21 (f16 results), one more before 9.0. The accumulator is a term too. If it is
 //! zero it brings that exponent itself; if not, its own is above it (at least -126, -14). So the largest exponent never is
 //! below that floor, and zero products need no exponent: the lanes leave them out.
 
 mod decode;
+mod double;
 mod epilogue;
 mod exact;
 mod fast;
 #[cfg(target_arch = "x86_64")]
 mod fp8_avx2;
 mod lanes;
+mod sync;
 #[cfg(test)]
 mod tests;
 
+use crate::machine::knobs::ComputeCapability;
 pub use decode::{AccType, InType};
 use decode::{Term, terms};
+pub use double::{Rounding, fma};
+pub use sync::{mma_sync, volta};
 
 /// Which arithmetic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,14 +60,59 @@ pub struct MmaKind {
 }
 
 impl MmaKind {
-    /// Elements of the K step.
+    /// Elements of 32 bytes of K.
     const fn k(self) -> usize {
         32 / self.a.bytes()
     }
 
-    /// Fraction bits that an aligned term keeps.
-    const fn kept(self) -> i32 {
-        if self.a.bytes() == 1 { 13 } else { 25 }
+    const fn eight_bits(self) -> bool {
+        matches!(self.a, InType::E4M3 | InType::E5M2)
+    }
+}
+
+/// How a tensor core sums the products of one step (MMA-Sim's parameters).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Summation {
+    /// Fraction bits that an aligned term keeps. With 13, f32 results have 13 mantissa bits too.
+    kept: i32,
+    /// Exponent of a zero term with f32 results; with f16 results it is 112 above.
+    zero: i32,
+    /// Bytes of K in a step.
+    step: usize,
+}
+
+impl Summation {
+    /// `wgmma` on 9.0.
+    const fn wgmma(kind: MmaKind) -> Self {
+        Self {
+            kept: if kind.eight_bits() { 13 } else { 25 },
+            zero: -133,
+            step: 32,
+        }
+    }
+
+    /// `mma.sync` on a device: 9.0 sums 32 bytes of K in a step with 25 bits, 8.x sums 16 bytes with 24 bits (8-bit floats,
+    /// which only 8.9 has as such: 13).
+    const fn mma(kind: MmaKind, device: ComputeCapability) -> Self {
+        match device {
+            ComputeCapability::Cc90 => Self {
+                kept: 25,
+                zero: -133,
+                step: 32,
+            },
+            _ => Self {
+                kept: if kind.eight_bits() { 13 } else { 24 },
+                zero: -132,
+                step: 16,
+            },
+        }
+    }
+
+    const fn zero_of(self, acc: AccType) -> i32 {
+        match acc {
+            AccType::F16 => self.zero + 112,
+            _ => self.zero,
+        }
     }
 }
 
@@ -106,6 +158,8 @@ pub fn mma_tile(
     // Both negations only choose the products' sign, and a NaN's sign is lost.
     let step = Step {
         kind,
+        sum: Summation::wgmma(kind),
+        k: kind.k(),
         n,
         a,
         b,
@@ -145,7 +199,7 @@ pub fn mma_tile_by_definition(
             &tb[i % n * k..][..k],
             kind.acc,
             c,
-            kind.kept(),
+            Summation::wgmma(kind),
         );
     }
 }
@@ -153,6 +207,9 @@ pub fn mma_tile_by_definition(
 /// The operands of one operation.
 struct Step<'a> {
     kind: MmaKind,
+    sum: Summation,
+    /// Elements of K; behind them all are zero.
+    k: usize,
     n: usize,
     a: &'a [u8],
     b: &'a [u8],

@@ -126,7 +126,15 @@ fn tiles(seed: u64, count: usize, mut check: impl FnMut(&Step, &[u32], &str)) {
                 saturate: false,
             };
             let (m, n) = (1 + r.below(9) as usize, 1 + r.below(150) as usize);
-            let (a, b) = (operand(&mut r, a_type, m), operand(&mut r, b_type, n));
+            let (mut a, mut b) = (operand(&mut r, a_type, m), operand(&mut r, b_type, n));
+            // A step of the other devices every other time: 16 bytes of K, zeroes behind.
+            let (mut sum, mut k) = (Summation::wgmma(kind), kind.k());
+            if case % 2 == 1 {
+                sum = Summation::mma(kind, ComputeCapability::Cc89);
+                k /= 2;
+                a.chunks_exact_mut(32).for_each(|x| x[16..].fill(0));
+                b.chunks_exact_mut(32).for_each(|x| x[16..].fill(0));
+            }
             let style = r.below(9);
             let old: Vec<u32> = (0..m * n)
                 .map(|_| {
@@ -136,6 +144,8 @@ fn tiles(seed: u64, count: usize, mut check: impl FnMut(&Step, &[u32], &str)) {
                 .collect();
             let step = Step {
                 kind,
+                sum,
+                k,
                 n,
                 a: &a,
                 b: &b,
@@ -152,19 +162,15 @@ fn tiles(seed: u64, count: usize, mut check: impl FnMut(&Step, &[u32], &str)) {
 }
 
 fn by_definition(step: &Step, old: &[u32]) -> Vec<u32> {
-    let (m, mut out) = (step.a.len() / 32, old.to_vec());
-    mma_tile_by_definition(
-        step.kind,
-        m,
-        step.n,
-        step.a,
-        step.b,
-        &mut out,
-        step.scale_d,
-        step.neg,
-        false,
-    );
-    out
+    let k = step.kind.k();
+    let a = terms(step.kind.a, step.a, step.neg);
+    let b = terms(step.kind.b, step.b, false);
+    let one = |(i, &c): (usize, &u32)| {
+        let (a, b) = (&a[i / step.n * k..][..k], &b[i % step.n * k..][..k]);
+        let c = if step.scale_d { c } else { 0 };
+        exact::dot(a, b, step.kind.acc, c, step.sum)
+    };
+    old.iter().enumerate().map(one).collect()
 }
 
 fn compare(step: &Step, old: &[u32], want: &[u32], got: &[u32], name: &str) {
