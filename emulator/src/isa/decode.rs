@@ -317,7 +317,11 @@ impl<'a> Decoder<'a> {
             declared.bytes() == ty.bytes()
         };
         let (df, tf) = (float_class(declared), float_class(ty));
-        let kind = relaxed || df == Class::Bits || tf == Class::Bits || df == tf;
+        // Integers go with any sign; floats only with their own format (.f32 is no .f16x2).
+        let kind = relaxed
+            || df == Class::Bits
+            || tf == Class::Bits
+            || df == tf && (df == Class::Int || declared == ty);
         if fits && kind {
             Ok(self.reg_row[r.0 as usize])
         } else {

@@ -201,25 +201,32 @@ pub fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
     } else {
         (operand(rows), operand(8))
     };
-    let (input, acc) = match a {
-        Input::Double => (Type::F64, [Type::F64; 2]),
-        _ => (
-            Type::B32,
-            [dt, ct].map(|t| match t {
-                Some("f32") => Type::F32,
-                Some("s32") => Type::S32,
-                _ => Type::B32,
-            }),
-        ),
+    let acc = |t: Option<&str>| match t {
+        Some("f64") => Type::F64,
+        Some("f32") => Type::F32,
+        Some("s32") => Type::S32,
+        _ => Type::F16x2,
     };
+    let input = match a {
+        Input::Double => Type::F64,
+        Input::Float(InType::F16) => Type::F16x2,
+        _ => Type::B32,
+    };
+    // What ptxas wants: bf16 and tf32 in .b32 registers only, other types also in those of their own.
+    let strict = matches!(a, Input::Float(InType::Bf16 | InType::Tf32));
+    for at in [1, 2] {
+        if strict && !only_bits(d, d.operand(i, at)?) {
+            return Err(m.error("A and B are in .b32 registers"));
+        }
+    }
     let x = MmaInst {
         operation,
         m: rows,
         k,
-        d: registers(d, i, 0, acc_regs(dt), acc[0])?,
+        d: registers(d, i, 0, acc_regs(dt), acc(dt))?,
         a: registers(d, i, 1, na, input)?,
         b: registers(d, i, 2, nb, input)?,
-        c: registers(d, i, 3, acc_regs(ct), acc[1])?,
+        c: registers(d, i, 3, acc_regs(ct), acc(ct))?,
         half: half(dt),
     };
     let x = d.push_aux(Box::new(x));
@@ -261,11 +268,16 @@ fn bit_operation(m: &mut Mods, d: &Decoder) -> Result<bool> {
     Ok(xor)
 }
 
-/// The rows of a vector of `n` registers; one register may stand without braces.
+fn only_bits(d: &Decoder, o: &Operand) -> bool {
+    let Operand::Vector(v) = o else { return true };
+    v.iter()
+        .all(|o| !matches!(o, Operand::Reg(r) if d.reg_type(*r) != Type::B32))
+}
+
+/// The rows of a vector of `n` registers. D may have sinks, C constants unless they are f16.
 fn registers(d: &mut Decoder, i: &ast::Inst, at: usize, n: usize, ty: Type) -> Result<Vec<RowId>> {
-    let ops = match d.operand(i, at)?.clone() {
-        Operand::Vector(v) => v,
-        o => vec![o],
+    let Operand::Vector(ops) = d.operand(i, at)?.clone() else {
+        return Err(d.error(i, format!("operand {} is a vector of registers", at + 1)));
     };
     if ops.len() != n {
         return Err(d.error(
@@ -273,11 +285,13 @@ fn registers(d: &mut Decoder, i: &ast::Inst, at: usize, n: usize, ty: Type) -> R
             format!("operand {} has {n} registers, found {}", at + 1, ops.len()),
         ));
     }
+    let wide = u32::from(ty.bytes() == 8);
     ops.iter()
         .map(|o| match o {
             Operand::Reg(r) => d.reg_row_checked(i, *r, ty, false),
-            o if at > 0 => d.src_operand(i, o, ty, false),
-            o => Err(d.error(i, format!("D is made of registers, found {o:?}"))),
+            Operand::Sink if at == 0 => Ok(d.scratch(1 + wide)),
+            o if at == 3 && ty != Type::F16x2 => d.src_operand(i, o, ty, false),
+            o => Err(d.error(i, format!("operand {} has registers, found {o:?}", at + 1))),
         })
         .collect()
 }

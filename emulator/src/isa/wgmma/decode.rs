@@ -123,7 +123,7 @@ fn mma(d: &mut Decoder, i: &ast::Inst, mut m: Mods) -> Result<Inst> {
     }
     let dty = match acc {
         AccType::F32 => Type::F32,
-        AccType::F16 => Type::B32,
+        AccType::F16 => Type::F16x2,
         AccType::S32 => Type::S32,
     };
     let mut rows = Vec::new();
@@ -140,7 +140,8 @@ fn mma(d: &mut Decoder, i: &ast::Inst, mut m: Mods) -> Result<Inst> {
             }
             let mut r = Vec::new();
             for o in &v {
-                r.push(d.src_operand(i, o, Type::B32, false)?);
+                let ty = if int { Type::B32 } else { Type::F16x2 };
+                r.push(d.src_operand(i, o, ty, false)?);
             }
             ASource::Registers(r)
         }
