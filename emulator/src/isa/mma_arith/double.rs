@@ -108,7 +108,7 @@ fn directed(a: f64, b: f64, c: f64, rounding: Rounding) -> f64 {
     } else if e + 1075 > 2046 {
         if away { 0x7FF << 52 } else { (0x7FF << 52) - 1 }
     } else {
-        (e + 1075) as u64 >> 0 << 52 | m as u64 & ((1 << 52) - 1)
+        ((e + 1075) as u64) << 52 | m as u64 & ((1 << 52) - 1)
     };
     f64::from_bits(sign | bits)
 }

@@ -127,7 +127,7 @@ pub fn quad_accumulators(
                 f(j, i, &mut x);
                 *word = *word & !(0xFFFF << shift) | (x & 0xFFFF) << shift;
             } else {
-                let (row, col) = (j % 4 & 1 | i & 2 | j & 4, i & 4 | j & 2 | i & 1);
+                let (row, col) = ((j % 4) & 1 | i & 2 | j & 4, i & 4 | j & 2 | i & 1);
                 f(row, col, &mut regs[rows[i] as usize].0[lane]);
             }
         }
