@@ -98,7 +98,7 @@ impl Form {
             (8, 4, 64) => (g, t),
             (16, 4, 64) => (top(i == 0), t),
             (16, 8, 64) => (top(i == 0 || i == 2), if i < 2 { t } else { t + 4 }),
-            (16, 16, 64) => (top(i % 2 == 0), i / 2 * 4 + t),
+            (16, 16, 64) => (top(i.is_multiple_of(2)), i / 2 * 4 + t),
             other => panic!("{other:?}"),
         };
         (0, row, k)
