@@ -101,6 +101,21 @@ def reports():
     return _text(driver()[1].hadalEmuReports, 0)
 
 
+def encode_tiled(kind, address, dims, strides, box, swizzle, fill=0):
+    """A tensor map in host memory, by the driver's own numbers. Goes past the bindings, whose objects are aligned to 16 bytes
+    where cuda.h asks for 64."""
+    n = len(dims)
+    room = ctypes.create_string_buffer(128 + 64)
+    at = -(-ctypes.addressof(room) // 64) * 64
+    u64, u32 = ctypes.c_uint64, ctypes.c_uint32
+    code = driver()[1].cuTensorMapEncodeTiled(
+        ctypes.c_void_p(at), u32(kind), u32(n), u64(address), (u64 * n)(*dims), (u64 * max(n - 1, 1))(*strides),
+        (u32 * n)(*box), (u32 * n)(*[1] * n), u32(0), u32(swizzle), u32(2), u32(fill))
+    if code != 0:
+        raise RuntimeError(cu.CUresult(code).name)
+    return at, room
+
+
 class Device:
     """Device 0 with its primary context."""
 
@@ -134,18 +149,13 @@ class Device:
     def tensor_map(self, at, descriptor, meta):
         """As Triton asks for it: element type in the device's numbering, swizzle, box."""
         # The device's numbers of element types (tensormap.replace) differ from the host's.
-        kind = cu.CUtensorMapDataType({8: 10, 9: 8, 10: 9}.get(meta["elem_type"], meta["elem_type"]))
+        kind = {8: 10, 9: 8, 10: 9}.get(meta["elem_type"], meta["elem_type"])
         shape, size = descriptor.array.shape, meta["elem_size"]
         strides, s = [], size
         for n in reversed(shape[1:]):
             s *= n
-            strides.append(cu.cuuint64_t(s))
-        return check(cu.cuTensorMapEncodeTiled(
-            kind, len(shape), at, [cu.cuuint64_t(n) for n in reversed(shape)], strides,
-            [cu.cuuint32_t(b) for b in reversed(meta["block_size"])], [cu.cuuint32_t(1)] * len(shape),
-            cu.CUtensorMapInterleave.CU_TENSOR_MAP_INTERLEAVE_NONE, cu.CUtensorMapSwizzle(meta["swizzle"]),
-            cu.CUtensorMapL2promotion.CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-            cu.CUtensorMapFloatOOBfill.CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE))
+            strides.append(s)
+        return encode_tiled(kind, at, list(reversed(shape)), strides, list(reversed(meta["block_size"])), meta["swizzle"])
 
     def arguments(self, given, at, meta):
         """(value, ctypes type) of each kernel parameter; `at` has the addresses of the arrays by identity."""
@@ -196,12 +206,11 @@ class Device:
         buffers = []
         for value, kind in arguments:
             if kind is None:
-                buffers.append(ctypes.c_void_p(int(value.getPtr())))
+                buffers.append(value)
                 continue
             b = (ctypes.c_char * max(len(value), 1)).from_buffer_copy(value) if kind is bytes else kind(value)
             buffers.append(b)
-        # (a tensor map's own address stands for itself)
         pointers = (ctypes.c_void_p * max(len(buffers), 1))(*[
-            b.value if kind is None else ctypes.addressof(b) for b, (_, kind) in zip(buffers, arguments)])
+            b[0] if kind is None else ctypes.addressof(b) for b, (_, kind) in zip(buffers, arguments)])
         check(cu.cuLaunchKernelEx(config, function, ctypes.addressof(pointers), 0))
         check(cu.cuCtxSynchronize())

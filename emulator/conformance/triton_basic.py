@@ -438,10 +438,12 @@ def cached(x, out, n, BLOCK: tl.constexpr):
     """Cache hints and volatile accesses."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     live = at < n
-    a = tl.load(x + at, mask=live, cache_modifier=".ca", eviction_policy="evict_last")
-    b = tl.load(x + at, mask=live, cache_modifier=".cg", eviction_policy="evict_first")
+    a = tl.load(x + at, mask=live, cache_modifier=".ca")
+    b = tl.load(x + at, mask=live, cache_modifier=".cg")
     c = tl.load(x + at, mask=live, volatile=True)
-    tl.store(out + at, a + b + c, mask=live, cache_modifier=".wb", eviction_policy="evict_last")
+    a = a * 0.5 + tl.load(x + at, mask=live, eviction_policy="evict_last") * 0.5
+    b = b * 0.5 + tl.load(x + at, mask=live, eviction_policy="evict_first") * 0.5
+    tl.store(out + at, a + b + c, mask=live, cache_modifier=".wb")
     tl.store(out + at, a + b + c, mask=live, cache_modifier=".cs")
 
 
