@@ -28,6 +28,11 @@ const UNITS: &[Unit] = &[
         spills: 0,
     },
     Unit {
+        path: "kernels/moe/sm90_f32_moe_router.cu",
+        arch: "90a",
+        spills: 0,
+    },
+    Unit {
         path: "kernels/quant/sm90_bf16_quant_1x128.ptx",
         arch: "90",
         spills: 0,

@@ -240,6 +240,18 @@ pub enum QuantError {
     Device(#[from] DeviceError),
 }
 
+/// Routing, dispatching or combining failed; nothing was launched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MoeError {
+    /// An argument does not fit.
+    #[error(transparent)]
+    Argument(#[from] ArgumentError),
+    /// The device or driver refused.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
 /// `value` is a multiple of `of`.
 pub(crate) fn multiple(argument: &'static str, value: u64, of: u64) -> Result<(), ArgumentError> {
     if value.is_multiple_of(of) {

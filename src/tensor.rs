@@ -66,7 +66,7 @@ fn id(stream: &CudaStream) -> usize {
 }
 
 impl<'a> Span<'a> {
-    fn read<T>(
+    pub(crate) fn read<T>(
         argument: &'static str,
         stream: &'a CudaStream,
         s: &'a impl DevicePtr<T>,
@@ -87,7 +87,7 @@ impl<'a> Span<'a> {
         })
     }
 
-    fn write<T>(
+    pub(crate) fn write<T>(
         argument: &'static str,
         stream: &'a CudaStream,
         s: &'a mut impl DevicePtrMut<T>,
@@ -108,7 +108,7 @@ impl<'a> Span<'a> {
         })
     }
 
-    fn raw(
+    pub(crate) fn raw(
         argument: &'static str,
         stream: &CudaStream,
         address: u64,
@@ -180,7 +180,7 @@ fn extent(
     })
 }
 
-fn long_enough(
+pub(crate) fn long_enough(
     argument: &'static str,
     need: u64,
     bytes: u64,

@@ -1,9 +1,11 @@
 //! Plain CPU references of the kernels, for whoever wants to check results: no GPU, no driver.
 //!
 //! * [`quant`]: the same bits as the quantisers.
+//! * [`moe`]: the router's bits, and the all-to-all as plain loops.
 //! * [`gemm`]: the product in f64 with an error bound for each element, and a model of the kernel that has its very bits.
 
 pub mod gemm;
+pub mod moe;
 pub mod quant;
 
 use crate::error::ArgumentError;
