@@ -28,6 +28,16 @@ const UNITS: &[Unit] = &[
         spills: 0,
     },
     Unit {
+        path: "kernels/moe/sm90_bf16_moe_combine.cu",
+        arch: "90a",
+        spills: 0,
+    },
+    Unit {
+        path: "kernels/moe/sm90_moe_dispatch.cu",
+        arch: "90a",
+        spills: 0,
+    },
+    Unit {
         path: "kernels/moe/sm90_f32_moe_router.cu",
         arch: "90a",
         spills: 0,

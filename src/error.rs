@@ -240,7 +240,7 @@ pub enum QuantError {
     Device(#[from] DeviceError),
 }
 
-/// Routing, dispatching or combining failed; nothing was launched.
+/// Routing, dispatching or combining failed. But for [`MoeError::Failed`], nothing was launched.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MoeError {
@@ -250,6 +250,68 @@ pub enum MoeError {
     /// The device or driver refused.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Ranks did not come to a meeting on the host.
+    #[error("ranks {ranks:?} did not come")]
+    Missing {
+        /// Which.
+        ranks: Vec<usize>,
+    },
+    /// A rank that there is not, or that somebody else has.
+    #[error("rank {rank} of {ranks} is taken, or there is none")]
+    RankTaken {
+        /// The rank.
+        rank: usize,
+        /// Ranks of the group.
+        ranks: usize,
+    },
+    /// A rank brought another configuration.
+    #[error("rank {rank} has another `{field}`")]
+    ConfigMismatch {
+        /// The other rank.
+        rank: usize,
+        /// The first field that differs.
+        field: &'static str,
+    },
+    /// Two devices cannot reach each other's memory.
+    #[error("device {device} has no peer access to device {peer}")]
+    NoPeerAccess {
+        /// From here.
+        device: usize,
+        /// To there.
+        peer: usize,
+    },
+    /// A state of this channel was dropped midway; the group must recover first.
+    #[error("channel {channel} is out of step with the other ranks; recover the group")]
+    OutOfStep {
+        /// The channel.
+        channel: usize,
+    },
+    /// The generation is over; all ranks get this same verdict. Outputs of its last operations mean nothing.
+    #[error("{}", failed(.0))]
+    Failed(crate::moe::protocol::Verdict),
+    /// An abort cell holds what no kernel writes.
+    #[error("the abort cell holds the unknown word {word:#x}")]
+    Corrupt {
+        /// The word.
+        word: u64,
+    },
+}
+
+fn failed(v: &crate::moe::protocol::Verdict) -> String {
+    use crate::moe::protocol::{Phase, VerdictKind};
+    let phase = match v.phase() {
+        Phase::Dispatch => "dispatch",
+        Phase::Combine => "combine",
+    };
+    let at = format!(
+        "{phase} (operation {} of channel {})",
+        v.operation, v.channel
+    );
+    match v.kind {
+        VerdictKind::Timeout => format!("rank {} did not signal {at} before the deadline", v.peer),
+        VerdictKind::Overflow => format!("rank {} had more rows than its capacity in {at}", v.peer),
+        VerdictKind::Abandoned => format!("rank {} gave up in {at}", v.peer),
+    }
 }
 
 /// `value` is a multiple of `of`.

@@ -161,7 +161,7 @@ impl<'a> Span<'a> {
 }
 
 /// Elements that `rows` rows of `cols` elements take, `stride` apart; 0 for an empty matrix.
-fn extent(
+pub(crate) fn extent(
     argument: &'static str,
     rows: usize,
     cols: usize,

@@ -9,6 +9,7 @@
 namespace hadal {
 
 constexpr u32 STATUS_TIMEOUT = 1;
+constexpr u32 STATUS_INDEX = 2;
 
 __device__ __forceinline__ void status_report(u32* status, u32 code, u32 kernel, u32 place,
                                               u32 block, u64 got, u64 limit) {

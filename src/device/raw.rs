@@ -5,7 +5,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 
-use cudarc::driver::{CudaContext, sys};
+use cudarc::driver::{CudaContext, CudaStream, sys};
 
 use crate::error::DeviceError;
 
@@ -187,7 +187,7 @@ pub(crate) struct Launch {
 pub(crate) unsafe fn launch(
     f: RawFunction,
     l: Launch,
-    stream: &cudarc::driver::CudaStream,
+    stream: &CudaStream,
     params: &mut [*mut c_void],
 ) -> Result<(), DeviceError> {
     let config = sys::CUlaunchConfig {
@@ -247,4 +247,98 @@ pub(crate) fn encode_2d(map: &mut [u64; 16], s: &super::tensor_map::Spec) -> u32
     // SAFETY: all bytes were zeroed, and any bytes are a map.
     *map = unsafe { out.assume_init() }.opaque;
     r as u32
+}
+
+/// Device memory outside cudarc's pools: peers reach it once they have enabled access.
+///
+/// # Errors
+/// The driver's.
+pub(crate) fn allocate(context: &CudaContext, bytes: u64) -> Result<u64, DeviceError> {
+    bind(context)?;
+    let mut at = 0;
+    // SAFETY: a place for the address.
+    check("cuMemAlloc", unsafe {
+        sys::cuMemAlloc_v2(&mut at, bytes as usize)
+    })?;
+    Ok(at)
+}
+
+/// Frees it. A failure leaves it to the context.
+///
+/// # Safety
+/// It came from [`allocate`], and no kernel uses it any more.
+pub(crate) unsafe fn free(context: &CudaContext, at: u64) {
+    if bind(context).is_ok() {
+        // SAFETY: the caller's duty.
+        let _ = unsafe { sys::cuMemFree_v2(at) };
+    }
+}
+
+/// Copies to the device and waits.
+///
+/// # Safety
+/// `at` and the bytes behind it are device memory that nobody else uses.
+pub(crate) unsafe fn write(
+    context: &CudaContext,
+    at: u64,
+    bytes: &[u8],
+) -> Result<(), DeviceError> {
+    bind(context)?;
+    // SAFETY: the caller's duty.
+    check("cuMemcpyHtoD", unsafe {
+        sys::cuMemcpyHtoD_v2(at, bytes.as_ptr().cast(), bytes.len())
+    })
+}
+
+/// Sets bytes to zero and waits.
+///
+/// # Safety
+/// As [`write`].
+pub(crate) unsafe fn zero(context: &CudaContext, at: u64, bytes: u64) -> Result<(), DeviceError> {
+    bind(context)?;
+    // SAFETY: the caller's duty.
+    check("cuMemsetD8", unsafe {
+        sys::cuMemsetD8_v2(at, 0, bytes as usize)
+    })?;
+    // SAFETY: no arguments.
+    check("cuCtxSynchronize", unsafe { sys::cuCtxSynchronize() })
+}
+
+/// Reads bytes behind what `stream` does, and waits for it.
+///
+/// # Safety
+/// `out.len()` bytes of device memory at `at`.
+pub(crate) unsafe fn read(stream: &CudaStream, at: u64, out: &mut [u8]) -> Result<(), DeviceError> {
+    bind(stream.context())?;
+    // SAFETY: the caller's duty; `out` outlives the copy, which the synchronisation below ends.
+    check("cuMemcpyDtoHAsync", unsafe {
+        sys::cuMemcpyDtoHAsync_v2(out.as_mut_ptr().cast(), at, out.len(), stream.cu_stream())
+    })?;
+    synchronize(stream)
+}
+
+/// Waits for a stream.
+pub(crate) fn synchronize(stream: &CudaStream) -> Result<(), DeviceError> {
+    stream
+        .synchronize()
+        .map_err(|e| cudarc_error("cuStreamSynchronize", &e))
+}
+
+/// Lets kernels of `context` reach the memory of `peer`. False: the hardware cannot.
+pub(crate) fn enable_peer(context: &CudaContext, peer: &CudaContext) -> Result<bool, DeviceError> {
+    bind(context)?;
+    let mut can = 0;
+    // SAFETY: a place for the answer; two devices.
+    check("cuDeviceCanAccessPeer", unsafe {
+        sys::cuDeviceCanAccessPeer(&mut can, context.cu_device(), peer.cu_device())
+    })?;
+    if can == 0 {
+        return Ok(false);
+    }
+    // SAFETY: two live contexts.
+    match unsafe { sys::cuCtxEnablePeerAccess(peer.cu_ctx(), 0) } as u32 {
+        // 704: somebody has enabled it before.
+        0 | 704 => Ok(true),
+        code => Err(failed("cuCtxEnablePeerAccess", code)),
+    }
 }

@@ -1,5 +1,7 @@
 //! The router, bit for bit, and the all-to-all as plain loops.
 
+use half::bf16;
+
 use super::long_enough;
 use crate::error::ArgumentError;
 use crate::moe::{RouterConfig, Scoring};
@@ -159,6 +161,81 @@ pub fn route(
         }
     }
     Ok(out)
+}
+
+/// A row in expert order, and where it came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Rank that brought the token.
+    pub rank: usize,
+    /// Its token.
+    pub token: usize,
+    /// Which of the token's picks.
+    pub k: usize,
+}
+
+/// What rank `rank` receives: for each of its experts, in order, its rows by rank, then token, then k. `ids[r]` are the
+/// picks [tokens, top_k] of rank r; those that no expert has are left out.
+pub fn dispatch(ids: &[Vec<i32>], top_k: usize, experts: usize, rank: usize) -> Vec<Vec<Origin>> {
+    let ranks = ids.len();
+    let count = |r: usize| experts / ranks + usize::from(r < experts % ranks);
+    let first: usize = (0..rank).map(count).sum();
+    (first..first + count(rank))
+        .map(|expert| {
+            let rows = |(r, ids): (usize, &Vec<i32>)| {
+                let chosen = |i: &usize| ids[*i] == expert as i32;
+                let origin = move |i: usize| Origin {
+                    rank: r,
+                    token: i / top_k,
+                    k: i % top_k,
+                };
+                (0..ids.len())
+                    .filter(chosen)
+                    .map(origin)
+                    .collect::<Vec<_>>()
+            };
+            ids.iter().enumerate().flat_map(rows).collect()
+        })
+        .collect()
+}
+
+/// What is added to a combined row, in this order; each may be absent.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Added<'a> {
+    /// The shared expert's row.
+    pub shared: Option<&'a [bf16]>,
+    /// The residual.
+    pub residual: Option<&'a [bf16]>,
+    /// The bias.
+    pub bias: Option<&'a [f32]>,
+}
+
+/// One token: `rows[k]` is its pick's row, `None` for a pick that there is not. Sums in f32 by fma from +0, k ascending,
+/// then shared, residual, bias, each addition rounded; one rounding to bf16.
+pub fn combine(
+    rows: &[Option<&[bf16]>],
+    weights: &[f32],
+    add: Added<'_>,
+    hidden: usize,
+) -> Vec<bf16> {
+    (0..hidden)
+        .map(|h| {
+            let picks = rows.iter().zip(weights);
+            let mut sum = picks.fold(0.0f32, |s, (row, w)| {
+                row.map_or(s, |row| w.mul_add(row[h].to_f32(), s))
+            });
+            if let Some(x) = add.shared {
+                sum += x[h].to_f32();
+            }
+            if let Some(x) = add.residual {
+                sum += x[h].to_f32();
+            }
+            if let Some(x) = add.bias {
+                sum += x[h];
+            }
+            bf16::from_f32(sum)
+        })
+        .collect()
 }
 
 #[cfg(test)]

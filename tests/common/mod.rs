@@ -4,6 +4,7 @@
 #[path = "../../examples/support/device.rs"]
 pub mod device;
 pub mod gemm;
+pub mod moe;
 
 pub use device::*;
 use hadal::fp8::E4M3;
