@@ -76,6 +76,7 @@ fn kernel(id: u32) -> &'static str {
         1 => "sm90_fp8_gemm_1d2d",
         2 => "sm90_bf16_quant_1x128",
         3 => "sm90_quant_128x128",
+        4 => "sm90_moe_dispatch_send",
         _ => "an unknown kernel",
     }
 }
