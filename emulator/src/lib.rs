@@ -10,6 +10,7 @@ pub mod count;
 mod driver;
 pub mod isa;
 pub mod machine;
+pub mod mutate;
 pub mod ptx;
 
 pub use client::{Emulator, Knobs, Universe, install};
