@@ -90,20 +90,21 @@ fn the_exit_status_passes_through() {
 const PTX: &str = ".version 8.0\n.target sm_90\n.address_size 64\n.visible .entry k(.param .u64 p)\n{\n.reg .b32 %r<4>;\n.reg .b64 %rd<4>;\n\
     ld.param.u64 %rd0, [p];\nmov.u32 %r0, %tid.x;\nmul.wide.u32 %rd1, %r0, 4;\nadd.s64 %rd0, %rd0, %rd1;\nst.global.u32 [%rd0], %r0;\nret;\n}\n";
 
-/// Launches the kernel of `argv[1]` on one block of 32 threads, with 128 bytes of memory or, given `wild`, a bad address.
+/// Launches the kernel of `argv[1]` on one block of 32 threads (`two`: 64), with 4 bytes for each or, given `wild`, a bad address.
 const LAUNCHER: &str = r"
 import ctypes, sys
 cuda = ctypes.CDLL('libcuda.so.1')
 def ok(r): assert r == 0, r
 ctx, mod, f, p = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_uint64(4096)
+n = 64 if 'two' in sys.argv else 32
 ok(cuda.cuInit(0))
 ok(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(ctx), 0))
 ok(cuda.cuCtxSetCurrent(ctx))
 ok(cuda.cuModuleLoadData(ctypes.byref(mod), open(sys.argv[1], 'rb').read() + b'\0'))
 ok(cuda.cuModuleGetFunction(ctypes.byref(f), mod, b'k'))
-if 'wild' not in sys.argv: ok(cuda.cuMemAlloc_v2(ctypes.byref(p), 128))
+if 'wild' not in sys.argv: ok(cuda.cuMemAlloc_v2(ctypes.byref(p), 4 * n))
 args = (ctypes.c_void_p * 1)(ctypes.cast(ctypes.byref(p), ctypes.c_void_p))
-for _ in range(2): cuda.cuLaunchKernel(f, 1, 1, 1, 32, 1, 1, 0, None, args, None)
+for _ in range(2): cuda.cuLaunchKernel(f, 1, 1, 1, n, 1, 1, 0, None, args, None)
 ok(cuda.cuCtxSynchronize())
 ";
 
@@ -203,4 +204,81 @@ fn ptx_is_checked_and_listed() {
     assert_eq!(emu(&["list", good.path(), "none"]).status.code(), Some(125));
     let text = String::from_utf8_lossy(&emu(&["info"]).stdout).into_owned();
     assert!(text.contains("\"race_shared\": true"), "{text}");
+}
+
+/// A barrier that is needed, one that is not, and one that never runs.
+#[test]
+fn mutants_are_caught_or_survive() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        println!("skipped: there is no python3");
+        return;
+    }
+    let text = PTX.replace(".reg .b32", ".reg .pred %p<2>;\n.shared .align 4 .b8 buf[256];\n.reg .b32").replace(
+        "st.global",
+        "shl.b32 %r1, %r0, 2;\nmov.u32 %r2, buf;\nadd.u32 %r1, %r1, %r2;\nst.shared.u32 [%r1], %r0;\nbar.sync 0;\nxor.b32 %r1, %r1, 128;\n\
+         ld.shared.u32 %r0, [%r1];\nbar.sync 0;\nsetp.gt.u32 %p0, %r0, 1000;\n@!%p0 bra END;\nbar.sync 0;\nEND:\nst.global",
+    );
+    let ptx = File::new("d.ptx", &text);
+    let proofs = File::new("proofs.md", "| key | why |\n|---|---|\n");
+    let json = File::new("d.json", "");
+    let mutate = |options: &[&str]| {
+        let program = env!("CARGO_BIN_EXE_hadal-emu");
+        let tail = [
+            "--",
+            program,
+            "run",
+            "--",
+            "python3",
+            "-c",
+            LAUNCHER,
+            ptx.path(),
+            "two",
+        ];
+        let out = emu(&[
+            &["mutate", "--proofs", proofs.path(), "--json", json.path()],
+            options,
+            &tail,
+        ]
+        .concat());
+        let all = [out.stdout, out.stderr].concat();
+        (
+            out.status.code(),
+            String::from_utf8_lossy(&all).into_owned(),
+        )
+    };
+    let (code, text) = mutate(&[]);
+    assert_eq!(code, Some(1), "{text}");
+    assert!(
+        text.contains("caught 1 of 2 (50.0 %), 0 equivalent by proof, 1 sites not reached"),
+        "{text}"
+    );
+    assert!(
+        text.contains("| uninitialised | 1 |") && text.contains("| `k:barrier-delete:1` | "),
+        "{text}"
+    );
+    let list: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&json.0).expect("a file")).expect("JSON");
+    assert_eq!(
+        (&list[0]["verdict"], &list[1]["verdict"]),
+        (&"caught".into(), &"survivor".into())
+    );
+    std::fs::write(
+        &proofs.0,
+        "| `k*:barrier-delete:1` | nothing follows that shares memory |\n",
+    )
+    .expect("a file");
+    let (code, text) = mutate(&[]);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(
+        text.contains("caught 1 of 1 (100.0 %), 1 equivalent by proof"),
+        "{text}"
+    );
+    let out = emu(&["mutate", "--list", ptx.path()]);
+    assert_eq!(String::from_utf8_lossy(&out.stdout).lines().count(), 3);
+    assert_eq!(emu(&["mutate", "--", "false"]).status.code(), Some(125));
+    assert_eq!(
+        emu(&["mutate", "--", "true"]).status.code(),
+        Some(125),
+        "nothing is launched"
+    );
 }

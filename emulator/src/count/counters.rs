@@ -42,6 +42,10 @@ pub struct Launched {
     pub dynamic_smem: u32,
     /// It ran to its end; false when it was stopped by a finding.
     pub completed: bool,
+    /// Hash of the module's text (`docs/mutants.md`).
+    pub module: String,
+    /// Lines of the text that were executed; empty without the knob `executed_lines`.
+    pub executed_lines: Vec<u32>,
     /// What was counted.
     pub counters: Counters,
 }

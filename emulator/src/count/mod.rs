@@ -19,4 +19,4 @@ pub use counters::{
 };
 pub use raw::Raw;
 pub use site::{Site, site};
-pub(crate) use summary::summary;
+pub(crate) use summary::{executed, summary};

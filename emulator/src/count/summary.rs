@@ -38,6 +38,15 @@ pub(crate) fn summary(k: &Kernel, raw: &Raw) -> Counters {
     c
 }
 
+/// Lines of the text that a launch of `k` executed, for at least one lane.
+pub(crate) fn executed(k: &Kernel, raw: &Raw) -> Vec<u32> {
+    let ran = raw.pcs.iter().zip(&k.spans).filter(|(n, _)| n.runs > 0);
+    let mut lines: Vec<u32> = ran.map(|(_, s)| s.line).collect();
+    lines.sort_unstable();
+    lines.dedup();
+    lines
+}
+
 fn add(c: &mut Counters, op: &str, n: &PcCount) {
     c.instructions += n.runs;
     c.thread_instructions += n.lanes;

@@ -29,9 +29,19 @@ pub fn show(r: &Report) {
     }
 }
 
+/// What the environment turns on in every universe: counting, when there is a file for it.
+pub fn force(k: &mut Knobs) {
+    let listed = std::env::var_os(super::mutant::LIST).is_some();
+    k.executed_lines |= listed;
+    k.counters |= listed || std::env::var_os(COUNTERS).is_some();
+}
+
+/// File to which every launch's counters are appended.
+const COUNTERS: &str = "HADAL_EMU_COUNTERS";
+
 /// Appends launches to the file that `HADAL_EMU_COUNTERS` names, one line of JSON each.
 pub fn record(launched: &[Launched]) {
-    let Some(path) = std::env::var_os("HADAL_EMU_COUNTERS").filter(|_| !launched.is_empty()) else {
+    let Some(path) = std::env::var_os(COUNTERS).filter(|_| !launched.is_empty()) else {
         return;
     };
     let lines = launched.iter().map(serde_json::to_string);

@@ -8,6 +8,7 @@ mod context;
 mod control;
 mod memory;
 mod module;
+mod mutant;
 mod stream;
 mod tensor_map;
 mod universe;

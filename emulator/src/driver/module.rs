@@ -82,7 +82,7 @@ unsafe fn load(out: *mut u64, image: *const c_void, logs: &Logs) -> Res {
         control::note(format!("module refused: {e}"));
         c
     };
-    let module = ptx::parse(text).map_err(|e| {
+    let mut module = ptx::parse(text).map_err(|e| {
         let newer = e.message.contains("is newer than");
         fail(
             e,
@@ -103,7 +103,15 @@ unsafe fn load(out: *mut u64, image: *const c_void, logs: &Logs) -> Res {
         control::note(format!("module refused: {text}"));
         return Err(code::NO_BINARY_FOR_GPU);
     }
-    let program = Arc::new(Program::load(&module).map_err(|e| fail(e, code::INVALID_PTX))?);
+    let mutant = super::mutant::on_load(&mut module, text)?;
+    let mut program = Program::load(&module).map_err(|e| {
+        if mutant {
+            super::mutant::refused();
+        }
+        fail(e, code::INVALID_PTX)
+    })?;
+    program.source = crate::mutate::hash(text);
+    let program = Arc::new(program);
     let mut l = ready()?;
     let mut variables = vec![0; program.variables().len()];
     for (v, a) in program.variables().iter().zip(&mut variables) {

@@ -95,7 +95,8 @@ exports! {
         drop(ready()?);
         require(!map.is_null() && (map as usize).is_multiple_of(64))?;
         // SAFETY: as the API asks of its caller.
-        let m = unsafe { encode(data_type, rank, address, dims, strides, box_dims, element_strides, interleave, swizzle, l2, fill)? };
+        let mut m = unsafe { encode(data_type, rank, address, dims, strides, box_dims, element_strides, interleave, swizzle, l2, fill)? };
+        super::mutant::on_map(&mut m)?;
         // SAFETY: a CUtensorMap has 128 bytes.
         unsafe { map.cast::<[u8; 128]>().write(m.encode()) };
         Ok(())

@@ -111,7 +111,8 @@ impl Drop for Working<'_> {
 
 impl Universe {
     /// Starts the worker.
-    pub fn start(first: u32, knobs: Knobs, memory: Arc<Memory>) -> Arc<Self> {
+    pub fn start(first: u32, mut knobs: Knobs, memory: Arc<Memory>) -> Arc<Self> {
+        super::control::force(&mut knobs);
         let u = Arc::new(Self {
             devices: knobs.devices,
             first,

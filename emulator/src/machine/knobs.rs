@@ -104,6 +104,8 @@ pub struct Knobs {
     pub counters: bool,
     /// And which sectors of global memory it touches, allocation by allocation. Needs `counters`.
     pub unique_bytes: bool,
+    /// And which lines of the PTX text were executed. Needs `counters`.
+    pub executed_lines: bool,
 }
 
 impl Default for Knobs {
@@ -120,6 +122,7 @@ impl Default for Knobs {
             step_limit: 20_000_000_000,
             counters: false,
             unique_bytes: false,
+            executed_lines: false,
         }
     }
 }

@@ -184,6 +184,12 @@ impl Machine {
             cluster: l.cluster,
             dynamic_smem: l.dynamic_smem,
             completed,
+            module: l.program.source.clone(),
+            executed_lines: if self.knobs.executed_lines {
+                count::executed(kernel, raw)
+            } else {
+                Vec::new()
+            },
             counters: count::summary(kernel, raw),
         });
     }

@@ -74,6 +74,8 @@ pub struct Kernel {
 pub struct Program {
     kernels: Vec<Kernel>,
     variables: Vec<Variable>,
+    /// Hash of the text ([`crate::mutate::hash`]); empty where it is not known.
+    pub source: String,
 }
 
 impl Program {
@@ -123,6 +125,7 @@ impl Program {
         Ok(Self {
             kernels,
             variables: module.variables.clone(),
+            source: String::new(),
         })
     }
 

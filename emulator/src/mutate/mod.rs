@@ -28,8 +28,9 @@ pub struct Site {
 impl Site {
     /// As `HADAL_EMU_MUTATE` takes it.
     pub fn spec(&self) -> String {
+        let at = if self.module.is_empty() { "" } else { "@" };
         format!(
-            "{}@{}:{}:{}",
+            "{}{at}{}:{}:{}",
             self.kernel, self.module, self.operator, self.ordinal
         )
     }

@@ -1,5 +1,6 @@
 //! The emulator's command: runs programs on it, looks at PTX.
 
+mod mutate;
 mod ptx;
 mod run;
 
@@ -32,6 +33,11 @@ enum What {
     Check(ptx::Check),
     /// Lists the instructions of a PTX file, numbered as findings name them.
     List(ptx::List),
+    /// Breaks the kernels that COMMAND launches, one small thing at a time, and says what COMMAND does not notice.
+    ///
+    /// COMMAND is a test that ends with another status than 0 when something is wrong: `hadal-emu mutate -- cargo test --test gemm`,
+    /// or `hadal-emu mutate -- hadal-emu run -- python3 test.py`. Operators and rules are in docs/mutants.md.
+    Mutate(mutate::Mutate),
     /// Says what this is: version, library, lane loops, every knob with its default.
     Info,
     /// Prints the shared library's path.
@@ -58,6 +64,7 @@ fn main() -> ExitCode {
         What::Run(r) => run::library().and_then(|l| r.run(&l)),
         What::Check(c) => c.run(),
         What::List(l) => l.run(),
+        What::Mutate(m) => m.run(),
         What::Info => info(),
         What::Path => run::library().map(|l| {
             println!("{}", l.display());
