@@ -4,6 +4,7 @@
 mod exchange;
 mod group;
 mod layout;
+mod ledger;
 mod operands;
 pub mod protocol;
 mod rendezvous;
@@ -12,5 +13,6 @@ mod router;
 pub use exchange::{Channel, Combine, Dispatch, InFlight, Received, Rejected};
 pub use group::{Group, Rendezvous};
 pub use layout::{GroupConfig, Payload};
+pub use ledger::{Cost, Ledger};
 pub use operands::{Addends, ExpertRows, Picks, PicksMut, Rows};
 pub use router::{Router, RouterConfig, Scoring};

@@ -275,7 +275,12 @@ mod tests {
         assert_eq!((r.ids, r.weights), (vec![3, 2], vec![1.0, 1.0]));
         // Nobody is left.
         let nan = f32::NAN;
-        let r = route(&c, &[nan, nan, nan, 0.0], None, 1).unwrap();
+        let one = RouterConfig {
+            groups: 1,
+            kept_groups: 1,
+            ..c
+        };
+        let r = route(&one, &[nan, nan, nan, 0.0], None, 1).unwrap();
         assert_eq!((r.ids, r.weights), (vec![3, -1], vec![2.0, 0.0]));
         c.scoring = Scoring::Softmax;
         (c.groups, c.normalise, c.scale) = (1, false, 1.0);
