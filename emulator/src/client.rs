@@ -174,6 +174,7 @@ impl Emulator {
                 reports: self.function("hadalEmuReports")?,
                 totals: self.function("hadalEmuTotals")?,
                 launches: self.function("hadalEmuLaunches")?,
+                output: self.function("hadalEmuOutput")?,
             })
         }
     }
@@ -221,6 +222,7 @@ pub struct Universe {
     reports: Symbol<Text>,
     totals: Symbol<Text>,
     launches: Symbol<Text>,
+    output: Symbol<Text>,
 }
 
 impl std::fmt::Debug for Universe {
@@ -244,6 +246,13 @@ impl Universe {
     pub fn reports(&self) -> Vec<Report> {
         // SAFETY: the contract of the export.
         let text = read_text(|b, n, need| unsafe { (self.reports)(self.first, b, n, need) });
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    /// What kernels have printed. It went to standard output as well.
+    pub fn output(&self) -> String {
+        // SAFETY: the contract of the export.
+        let text = read_text(|b, n, need| unsafe { (self.output)(self.first, b, n, need) });
         serde_json::from_str(&text).unwrap_or_default()
     }
 

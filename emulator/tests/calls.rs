@@ -189,8 +189,6 @@ fn what_is_refused() {
         let e = d.load(&kernel(functions, body)).expect_err(body);
         assert!(e.contains("INVALID_PTX") && e.contains(word), "{word}: {e}");
     };
-    let own = ".func f() { call.uni f; ret; }";
-    bad(own, "call.uni f;\nmov.u32 %r9, 0;", "recursion");
     bad(
         ".func f(.reg .u32 %x) { ret; }",
         "call f;",

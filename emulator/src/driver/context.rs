@@ -7,6 +7,9 @@ use super::{Context, Library, attributes, code, exports, put, ready, tag};
 
 /// The driver version that is claimed: CUDA 13.0.
 const VERSION: c_int = 13000;
+/// CU_LIMIT_STACK_SIZE of a new context, and the most it can be set to.
+const STACK_SIZE: u32 = 1024;
+const STACK_SIZE_MOST: usize = 512 << 10;
 
 thread_local! {
     static STACK: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
@@ -152,7 +155,7 @@ exports! {
         let handle = tag::CONTEXT | u64::from(d) << 8 | 1;
         let universe = l.universe(d).ok_or(code::INVALID_DEVICE)?;
         universe.add_queue(default_queue(d), super::universe::Queue { device: d, default: true, ..Default::default() });
-        let c = l.contexts.entry(handle).or_insert(Context { device: d, universe, count: 0, primary: true, flags: 0 });
+        let c = l.contexts.entry(handle).or_insert(Context { device: d, universe, count: 0, primary: true, flags: 0, stack: STACK_SIZE });
         c.count += 1;
         // SAFETY: as the API asks of its caller.
         unsafe { put(ctx, handle) }
@@ -192,7 +195,7 @@ exports! {
         let universe = l.universe(d).ok_or(code::INVALID_DEVICE)?;
         universe.add_queue(default_queue(d), super::universe::Queue { device: d, default: true, ..Default::default() });
         let handle = l.handle(tag::CONTEXT);
-        l.contexts.insert(handle, Context { device: d, universe, count: 1, primary: false, flags });
+        l.contexts.insert(handle, Context { device: d, universe, count: 1, primary: false, flags, stack: STACK_SIZE });
         STACK.with(|s| s.borrow_mut().push(handle));
         // SAFETY: as the API asks of its caller.
         unsafe { put(ctx, handle) }
@@ -280,9 +283,9 @@ exports! {
         }
     }
     fn cuCtxGetLimit(value: *mut usize, limit: c_uint) {
-        drop(ready()?);
+        let l = ready()?;
         let v = match limit {
-            0 => 1024,
+            0 => current(&l)?.1.stack as usize,
             1 => 1 << 20,
             2 => 8 << 20,
             3 => 2,
@@ -293,8 +296,17 @@ exports! {
         // SAFETY: as the API asks of its caller.
         unsafe { put(value, v) }
     }
-    fn cuCtxSetLimit(limit: c_uint, _value: usize) {
-        drop(ready()?);
+    fn cuCtxSetLimit(limit: c_uint, value: usize) {
+        let mut l = ready()?;
+        let (h, _) = current(&l)?;
+        if limit == 0 {
+            if value > STACK_SIZE_MOST {
+                return Err(code::INVALID_VALUE);
+            }
+            if let Some(c) = l.contexts.get_mut(&h) {
+                c.stack = (value as u32).next_multiple_of(16);
+            }
+        }
         if limit > 5 { Err(code::INVALID_VALUE) } else { Ok(()) }
     }
     fn cuCtxGetCacheConfig(config: *mut c_uint) {

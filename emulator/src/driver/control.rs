@@ -163,6 +163,11 @@ fn result(c: u32) -> Option<(&'static CStr, &'static CStr)> {
         code::HOST_MEMORY_NOT_REGISTERED => {
             (c"CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED", c"not registered")
         }
+        code::HARDWARE_STACK_ERROR => (
+            c"CUDA_ERROR_HARDWARE_STACK_ERROR",
+            c"a thread's stack overflowed",
+        ),
+        code::INVALID_PC => (c"CUDA_ERROR_INVALID_PC", c"a call of what is no function"),
         code::ILLEGAL_INSTRUCTION => (
             c"CUDA_ERROR_ILLEGAL_INSTRUCTION",
             c"illegal instruction in a kernel",
@@ -273,6 +278,13 @@ exports! {
     /// All findings of a universe as JSON.
     fn hadalEmuReports(first: c_int, buffer: *mut c_char, cap: usize, need: *mut usize) {
         let text = serde_json::to_string(&universe(first)?.reports()).map_err(|_| code::UNKNOWN)?;
+        // SAFETY: as the contract of this function asks.
+        unsafe { copy_out(&text, buffer, cap, need) }
+    }
+    /// What kernels of a universe printed, as a JSON string.
+    fn hadalEmuOutput(first: c_int, buffer: *mut c_char, cap: usize, need: *mut usize) {
+        let text = universe(first)?.output();
+        let text = serde_json::to_string(&String::from_utf8_lossy(&text)).map_err(|_| code::UNKNOWN)?;
         // SAFETY: as the contract of this function asks.
         unsafe { copy_out(&text, buffer, cap, need) }
     }

@@ -48,8 +48,10 @@ pub mod code {
     pub const ASSERT: u32 = 710;
     pub const HOST_MEMORY_ALREADY_REGISTERED: u32 = 712;
     pub const HOST_MEMORY_NOT_REGISTERED: u32 = 713;
+    pub const HARDWARE_STACK_ERROR: u32 = 714;
     pub const ILLEGAL_INSTRUCTION: u32 = 715;
     pub const MISALIGNED_ADDRESS: u32 = 716;
+    pub const INVALID_PC: u32 = 718;
     pub const LAUNCH_FAILED: u32 = 719;
     pub const NOT_PERMITTED: u32 = 800;
     pub const NOT_SUPPORTED: u32 = 801;
@@ -85,6 +87,8 @@ pub struct Context {
     pub primary: bool,
     /// Creation flags.
     pub flags: u32,
+    /// CU_LIMIT_STACK_SIZE.
+    pub stack: u32,
 }
 
 /// Everything behind the exports.

@@ -135,7 +135,8 @@ unsafe fn load(out: *mut u64, image: *const c_void, logs: &Logs) -> Res {
                 .iter()
                 .position(|x| x.name == r.symbol)
                 .map(|i| variables[i])
-                .filter(|a| *a != 0);
+                .filter(|a| *a != 0)
+                .or_else(|| program.function(&r.symbol));
             let Some(target) = target else {
                 logs.write(&format!(
                     "initial value of {}: {} has no address",
@@ -144,9 +145,14 @@ unsafe fn load(out: *mut u64, image: *const c_void, logs: &Logs) -> Res {
                 return Err(code::INVALID_PTX);
             };
             let at = r.offset as usize;
-            let n = v.ty.bytes().min(8);
-            bytes[at..at + n]
-                .copy_from_slice(&target.wrapping_add_signed(r.addend).to_le_bytes()[..n]);
+            let address = target.wrapping_add_signed(r.addend).to_le_bytes();
+            match r.byte {
+                Some(k) => bytes[at] = address[k as usize],
+                None => {
+                    let n = v.ty.bytes().min(8);
+                    bytes[at..at + n].copy_from_slice(&address[..n]);
+                }
+            }
         }
         let region = l.memory.find(variables[k]).map_err(|_| code::UNKNOWN)?;
         // SAFETY: the allocation was made above with this size; nothing runs on it yet.
@@ -265,6 +271,7 @@ unsafe fn launch(
             variables,
             stream,
             launch_id,
+            stack: ctx.stack,
         };
         (ctx, q, job)
     };

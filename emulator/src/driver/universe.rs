@@ -90,6 +90,7 @@ pub struct Universe {
     changed: Condvar,
     fault: Mutex<Option<u32>>,
     reports: Mutex<Vec<Report>>,
+    output: Mutex<Vec<u8>>,
     totals: Mutex<Totals>,
     launches: Mutex<Vec<Launched>>,
     memory: Arc<Memory>,
@@ -121,6 +122,7 @@ impl Universe {
             changed: Condvar::new(),
             fault: Mutex::new(None),
             reports: Mutex::default(),
+            output: Mutex::default(),
             totals: Mutex::default(),
             launches: Mutex::default(),
             memory,
@@ -163,6 +165,11 @@ impl Universe {
     /// The sticky error, if a kernel has failed.
     pub fn health(&self) -> Result<(), u32> {
         locked(&self.fault).map_or(Ok(()), Err)
+    }
+
+    /// What kernels have printed so far.
+    pub fn output(&self) -> Vec<u8> {
+        locked(&self.output).clone()
     }
 
     /// All findings so far.
@@ -295,6 +302,7 @@ impl Universe {
                         let reports = machine.take_reports();
                         reports.iter().for_each(super::control::show);
                         locked(&self.reports).extend(reports);
+                        locked(&self.output).extend(machine.take_printed());
                         *locked(&self.totals) = machine.totals;
                         let launched = machine.take_launched();
                         super::control::record(&launched);
@@ -325,7 +333,9 @@ impl Universe {
             FaultCode::IllegalAddress => code::ILLEGAL_ADDRESS,
             FaultCode::LaunchTimeout => code::LAUNCH_TIMEOUT,
             FaultCode::Assert => code::ASSERT,
+            FaultCode::HardwareStack => code::HARDWARE_STACK_ERROR,
             FaultCode::IllegalInstruction => code::ILLEGAL_INSTRUCTION,
+            FaultCode::InvalidPc => code::INVALID_PC,
             FaultCode::Misaligned => code::MISALIGNED_ADDRESS,
             FaultCode::LaunchFailed => code::LAUNCH_FAILED,
         };

@@ -3,6 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use crate::machine::calls::{Formal, Region, RegionCode, Slot};
+use crate::machine::inline::Site;
 use crate::machine::inst::{Exec, Inst, PRED_SINK, PRED_TRUE, PredId, RowId, RowInit, Special};
 use crate::machine::program::Aux;
 use crate::ptx::ast::{
@@ -176,6 +178,10 @@ pub struct Decoder<'a> {
     known: HashMap<RowInit, RowId>,
     watched: HashSet<RowId>,
     carry: Option<PredId>,
+    /// Calls of regions.
+    pub sites: &'a [Site],
+    /// An instruction moves the stack pointer.
+    pub stack: bool,
 }
 
 /// Rows that a register of this type takes; 0 for predicates.
@@ -222,12 +228,67 @@ impl<'a> Decoder<'a> {
             known: HashMap::new(),
             watched: HashSet::new(),
             carry: None,
+            sites: &[],
+            stack: false,
         }
     }
 
     /// (rows, predicates, what rows hold at the start), when all is decoded.
     pub fn finish(self) -> (u32, u32, Vec<(RowId, RowInit)>, Vec<Aux>) {
         (self.rows, self.preds, self.init, self.aux)
+    }
+
+    /// A region with its registers as rows.
+    pub fn region(&self, r: &Region) -> RegionCode {
+        let own = r.registers.0 as usize..r.registers.1 as usize;
+        let ty = |i: usize| self.function.registers[i].ty;
+        let slot = |r: RegId| Slot {
+            row: self.reg_row[r.0 as usize],
+            rows: rows_of(self.reg_type(r)),
+        };
+        // Predicates lie in the order of their numbers.
+        let preds = own.clone().filter(|i| ty(*i) == Type::Pred);
+        let preds: Vec<u32> = preds.map(|i| self.reg_row[i]).collect();
+        let preds = match (preds.first(), preds.last()) {
+            (Some(a), Some(b)) => (*a, b + 1),
+            _ => (0, 0),
+        };
+        let mut slots = Vec::new();
+        for i in own.filter(|i| ty(*i) != Type::Pred) {
+            let (row, rows) = (self.reg_row[i], rows_of(ty(i)));
+            slots.push(Slot {
+                row,
+                rows: rows.min(2),
+            });
+            if rows == 4 {
+                slots.push(Slot {
+                    row: row + 2,
+                    rows: 2,
+                });
+            }
+        }
+        let formals = |f: &[Formal<RegId>]| {
+            f.iter()
+                .map(|f| Formal {
+                    size: f.size,
+                    reg: f.reg.map(slot),
+                })
+                .collect()
+        };
+        RegionCode {
+            function: r.function,
+            entry: r.entry,
+            slots,
+            preds,
+            params: formals(&r.params),
+            returns: formals(&r.returns),
+            addresses: r
+                .addresses
+                .iter()
+                .map(|&(reg, base, add)| (slot(reg).row, slot(reg).rows == 2, base, add))
+                .collect(),
+            frame: r.frame,
+        }
     }
 
     /// Declared type of a register.
@@ -389,6 +450,11 @@ impl<'a> Decoder<'a> {
                 )),
             },
             Operand::Var(v, offset) => self.variable(inst, *v, *offset, wide),
+            Operand::Func(name) if wide => {
+                let at = self.module.functions.iter().position(|f| f.name == *name);
+                let at = super::call::address(at.unwrap_or(0) as u32);
+                Ok(self.constant(RowInit::Imm64(at)))
+            }
             other => Err(self.error(
                 inst,
                 format!("expected a value of type .{ty:?}, found {other:?}"),

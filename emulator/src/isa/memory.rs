@@ -6,7 +6,7 @@ mod load_store;
 
 pub use access::{
     Access, Place, addresses as addresses_of, outside_shared as outside, place, read as read_bytes,
-    shared as shared_block, uninitialised_global as uninitialised,
+    shared as shared_block, uninitialised_global as uninitialised, write as write_bytes,
 };
 
 use super::decode::{Decoder, Mods, Result};

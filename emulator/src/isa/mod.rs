@@ -1,10 +1,13 @@
 //! What each instruction does. Each file decodes its own mnemonics, takes every qualifier it knows and refuses the rest.
 
 pub mod alu;
+pub mod builtin;
 pub mod bulk;
+pub mod call;
 pub mod control;
 pub mod convert;
 pub mod decode;
+pub mod forms;
 pub(crate) mod lanes;
 pub mod matrix;
 pub mod mbarrier;
@@ -23,7 +26,10 @@ use decode::{Decoder, Result};
 /// # Errors
 /// An opcode, qualifier or operand that is not known, by name.
 pub fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Inst> {
+    let i = &*forms::canonical(d, i)?;
     for family in [
+        call::decode,
+        builtin::decode,
         alu::decode,
         convert::decode,
         memory::decode,

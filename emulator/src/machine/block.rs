@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::calls::Activation;
 use super::device::Profile;
 use super::inst::{PRED_TRUE, Row, RowInit, Special};
 use super::program::{Kernel, SHARED_BASE};
@@ -70,6 +71,12 @@ pub struct Warp {
     pub steps: u64,
     /// Local memory: `local_bytes` per lane, lane after lane.
     pub local: Vec<u8>,
+    /// Bytes of local memory of a lane: the kernel's own, and the stack where the kernel moves it.
+    pub local_bytes: u32,
+    /// Stack pointer of each lane: the first free byte of its local memory.
+    pub sp: [u32; 32],
+    /// Calls under way, per lane.
+    pub calls: [Vec<Activation>; 32],
     /// Registers per thread that it holds now (setmaxnreg).
     pub regs_held: u32,
 }
@@ -267,6 +274,8 @@ impl Block {
                 }
             }
         }
+        let stack = if k.stack { self.launch.stack } else { 0 };
+        let local_bytes = k.info.local_bytes.next_multiple_of(16) + stack;
         let mut preds = vec![0xA5A5_A5A5; k.preds as usize];
         preds[PRED_TRUE as usize] = u32::MAX;
         Warp {
@@ -282,7 +291,10 @@ impl Block {
             index,
             queued: false,
             steps: 0,
-            local: vec![0xA5; k.info.local_bytes as usize * 32],
+            local: vec![0xA5; local_bytes as usize * 32],
+            local_bytes,
+            sp: [k.info.local_bytes.next_multiple_of(16); 32],
+            calls: Default::default(),
             regs_held,
         }
     }

@@ -1,9 +1,10 @@
 //! The machine: devices, blocks, warps, the scheduler. One thread runs it.
 
 pub mod block;
+pub mod calls;
 pub mod device;
 pub mod exec;
-mod inline;
+pub(crate) mod inline;
 pub mod inst;
 pub mod knobs;
 pub mod memory;
@@ -47,6 +48,8 @@ pub struct Launch {
     pub dynamic_smem: u32,
     /// The parameter block.
     pub params: Vec<u8>,
+    /// Bytes of local memory that a thread has beyond its kernel's own (CU_LIMIT_STACK_SIZE).
+    pub stack: u32,
     /// Device address of each module variable (0 for those of other spaces).
     pub variables: Arc<Vec<u64>>,
     /// For reports.
@@ -117,6 +120,7 @@ pub struct Machine {
     ready: VecDeque<(BlockId, u32)>,
     asyncs: VecDeque<Box<dyn AsyncOp>>,
     reports: Vec<Report>,
+    printed: Vec<u8>,
     launched: Vec<Launched>,
     finished: Vec<(GridId, Result<(), Fault>)>,
     rng: u64,
@@ -140,6 +144,7 @@ impl Machine {
             ready: VecDeque::new(),
             asyncs: VecDeque::new(),
             reports: Vec::new(),
+            printed: Vec::new(),
             launched: Vec::new(),
             finished: Vec::new(),
             rng,
@@ -192,6 +197,19 @@ impl Machine {
             },
             counters: count::summary(kernel, raw),
         });
+    }
+
+    /// What kernels printed since the last call.
+    pub fn take_printed(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.printed)
+    }
+
+    /// A kernel prints: to the host's standard output at once, and for whoever asks.
+    pub fn print(&mut self, text: &[u8]) {
+        use std::io::Write;
+        let mut out = std::io::stdout().lock();
+        let _ = out.write_all(text).and_then(|()| out.flush());
+        self.printed.extend_from_slice(text);
     }
 
     /// True when no grid is unfinished.

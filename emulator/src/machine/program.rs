@@ -1,5 +1,7 @@
 //! A loaded module: kernels decoded into executable instructions.
 
+use super::calls::RegionCode;
+use super::inline::Inlined;
 use crate::count;
 use crate::isa;
 use crate::isa::decode::{Cpu, Decoder, Result};
@@ -66,6 +68,10 @@ pub struct Kernel {
     pub preds: u32,
     /// What rows hold when a warp starts.
     pub init: Vec<(RowId, RowInit)>,
+    /// Functions that are entered by calls.
+    pub regions: Vec<RegionCode>,
+    /// It moves its stack pointer: threads have local memory beyond `local_bytes`, as much as the context's limit says.
+    pub stack: bool,
     /// Offset in the window of the dynamic shared memory.
     pub dyn_shared: u32,
 }
@@ -76,6 +82,7 @@ pub struct Program {
     variables: Vec<Variable>,
     /// Hash of the text ([`crate::mutate::hash`]); empty where it is not known.
     pub source: String,
+    functions: Vec<String>,
 }
 
 impl Program {
@@ -104,10 +111,11 @@ impl Program {
     }
 
     fn decode(module: &ast::Module, cpu: Cpu) -> std::result::Result<Self, Vec<PtxError>> {
+        let calls = super::inline::Calls::new(module);
         let (mut kernels, mut errors) = (Vec::new(), Vec::new());
         for f in module.functions.iter().filter(|f| f.defined) {
             // Functions are decoded too: one that nobody calls may not hide what is not known.
-            let k = super::inline::inline(module, f).map_err(|e| vec![e]);
+            let k = super::inline::inline(&calls, f).map_err(|e| vec![e]);
             match k.and_then(|f| kernel(module, &f, cpu)) {
                 Ok(k) if f.entry => kernels.push(k),
                 Ok(_) => {}
@@ -126,6 +134,7 @@ impl Program {
             kernels,
             variables: module.variables.clone(),
             source: String::new(),
+            functions: module.functions.iter().map(|f| f.name.clone()).collect(),
         })
     }
 
@@ -144,6 +153,12 @@ impl Program {
         &self.kernels[k].info
     }
 
+    /// The address that stands for the function called `name`.
+    pub fn function(&self, name: &str) -> Option<u64> {
+        let i = self.functions.iter().position(|f| f == name)?;
+        Some(isa::call::address(i as u32))
+    }
+
     /// Variables of the module; those in `.global` and `.const` need device memory.
     pub fn variables(&self) -> &[Variable] {
         &self.variables
@@ -152,9 +167,10 @@ impl Program {
 
 fn kernel(
     module: &ast::Module,
-    f: &ast::Function,
+    inlined: &Inlined,
     cpu: Cpu,
 ) -> std::result::Result<Kernel, Vec<PtxError>> {
+    let f = &inlined.function;
     // Shared memory: module variables that the kernel uses are not told apart from those it does not; all are laid out,
     // statics first, the unsized arrays all start where the statics end.
     let mut at = SHARED_BASE;
@@ -176,14 +192,24 @@ fn kernel(
     let mut offsets: Vec<_> = f.variables.iter().map(&mut place).collect();
     let static_end = at;
     let mut local = 0u32;
-    for (v, o) in f.variables.iter().zip(&mut offsets) {
-        if v.space == Space::Local {
+    let moves = |i: u32| {
+        let mut r = inlined.regions.iter();
+        r.any(|r| (r.variables.0..r.variables.1).contains(&i))
+    };
+    for ((i, v), o) in (0..).zip(&f.variables).zip(&mut offsets) {
+        if v.space == Space::Local && !moves(i) {
             local = local.next_multiple_of(v.align.max(1));
             *o = Some(local);
             local += v.size as u32;
         }
     }
     let mut d = Decoder::new(module, f, cpu, &shared_module, &offsets);
+    d.sites = &inlined.sites;
+    let regions = inlined
+        .regions
+        .iter()
+        .map(|r| d.region(r))
+        .collect::<Vec<_>>();
     let (mut code, mut spans, mut opcodes) = (Vec::new(), Vec::new(), Vec::new());
     let (mut sites, mut errors) = (Vec::new(), Vec::new());
     for i in &f.body {
@@ -222,6 +248,7 @@ fn kernel(
     spans.push(f.body.last().map_or(f.span, |i| i.span));
     opcodes.push("(end of kernel)".into());
     sites.push(None);
+    let stack = d.stack || !regions.is_empty();
     let (rows, preds, init, aux) = d.finish();
     let directives = f.directives.clone();
     let max_threads = directives.reqntid.or(directives.maxntid).map_or(1024, |t| {
@@ -267,6 +294,8 @@ fn kernel(
         rows,
         preds,
         init,
+        regions,
+        stack,
         dyn_shared: static_end.next_multiple_of(dyn_align),
     })
 }

@@ -20,6 +20,10 @@ pub enum FaultCode {
     LaunchTimeout,
     /// `CUDA_ERROR_ASSERT` (710).
     Assert,
+    /// `CUDA_ERROR_HARDWARE_STACK_ERROR` (714).
+    HardwareStack,
+    /// `CUDA_ERROR_INVALID_PC` (718).
+    InvalidPc,
     /// `CUDA_ERROR_ILLEGAL_INSTRUCTION` (715).
     IllegalInstruction,
     /// `CUDA_ERROR_MISALIGNED_ADDRESS` (716).

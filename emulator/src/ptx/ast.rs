@@ -181,6 +181,8 @@ pub struct Relocation {
     pub addend: i64,
     /// True for `generic(name)`.
     pub generic: bool,
+    /// `mask(name)`: the one byte of the address that goes into the place.
+    pub byte: Option<u8>,
 }
 
 /// Which table a variable operand indexes.
@@ -292,6 +294,17 @@ pub struct Label {
     pub target: u32,
     /// For `.branchtargets`: the labels listed (indices into `labels`), else empty.
     pub targets: Vec<u32>,
+    /// For `.callprototype` and `.calltargets`: what may be called through a register.
+    pub calls: Option<Box<Callable>>,
+}
+
+/// What an indirect call may reach.
+#[derive(Clone, Debug)]
+pub enum Callable {
+    /// `.callprototype`: any function with these return values and parameters.
+    Prototype(Vec<Param>, Vec<Param>),
+    /// `.calltargets`: one of these functions.
+    Targets(Vec<String>),
 }
 
 /// A kernel parameter (or a device function's).

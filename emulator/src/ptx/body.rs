@@ -85,6 +85,7 @@ impl Body<'_> {
                             name: (*w).to_string(),
                             target: u32::MAX,
                             targets: Vec::new(),
+                            calls: None,
                         });
                         if scope.labels.insert((*w).to_string(), id).is_some() {
                             return Err(PtxError::new(
@@ -140,8 +141,22 @@ impl Body<'_> {
                 }
                 return p.expect(";");
             }
-            if matches!(p.directive(), Some("callprototype" | "calltargets")) {
-                return p.error("indirect calls are not supported");
+            if p.take("calltargets") {
+                let mut names = Vec::new();
+                loop {
+                    names.push(p.name()?.to_string());
+                    if !p.eat(",") {
+                        break;
+                    }
+                }
+                self.f.labels[id as usize].calls = Some(Box::new(Callable::Targets(names)));
+                return p.expect(";");
+            }
+            if p.take("callprototype") {
+                let (returns, params) = p.prototype()?;
+                let c = Callable::Prototype(returns, params);
+                self.f.labels[id as usize].calls = Some(Box::new(c));
+                return p.expect(";");
             }
             return Ok(());
         }

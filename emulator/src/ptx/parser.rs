@@ -376,41 +376,90 @@ impl<'a> Parser<'a> {
 
     fn init_value(&mut self, v: &mut Variable, bytes: &mut Vec<u8>) -> Result<()> {
         let n = v.ty.bytes();
-        if let Some(Token::Word(w)) = self.peek() {
-            let w = *w;
-            self.at += 1;
-            let generic = w == "generic";
-            let symbol = if generic {
-                self.expect("(")?;
-                let s = self.name()?.to_string();
-                self.expect(")")?;
-                s
-            } else {
-                w.to_string()
-            };
-            let addend = if self.eat("+") { self.int()? as i64 } else { 0 };
-            v.relocations.push(Relocation {
-                offset: bytes.len() as u64,
-                symbol,
-                addend,
-                generic,
-            });
+        if let Some(Token::Word(_)) = self.peek()
+            && !matches!(self.peek(), Some(Token::Word("WARP_SZ")))
+        {
+            if n < 4 {
+                return self.error(format!("an address does not fit .{:?}", v.ty));
+            }
+            let r = self.address_of(bytes.len() as u64)?;
+            v.relocations.push(r);
             bytes.extend(vec![0; n]);
             return Ok(());
         }
-        let bits = match self.constant()? {
-            Token::Int(x) => match v.ty {
-                Type::F32 => u64::from((x as i64 as f32).to_bits()),
-                Type::F64 => (x as i64 as f64).to_bits(),
-                _ => x,
-            },
-            Token::F32(x) => u64::from(x),
-            Token::F64(x) if v.ty == Type::F32 => u64::from((f64::from_bits(x) as f32).to_bits()),
-            Token::F64(x) => x,
-            _ => return self.error("expected a constant"),
+        // `0xFF00(name)`: one byte of an address.
+        if let (Some(Token::Int(mask)), Some(Token::Punct("("))) = (self.peek(), self.peek_at(1)) {
+            let mask = *mask;
+            let byte = (0..8).find(|k| mask == 0xFF << (8 * k));
+            let Some(byte) = byte.filter(|_| v.ty == Type::U8) else {
+                return self.error("a mask names one byte of an address, for an element of .u8");
+            };
+            self.at += 2;
+            let r = self.address_of(bytes.len() as u64)?;
+            self.expect(")")?;
+            v.relocations.push(Relocation {
+                byte: Some(byte),
+                ..r
+            });
+            bytes.push(0);
+            return Ok(());
+        }
+        let bits = match (self.constant()?, v.ty) {
+            (Token::Int(_), Type::F16 | Type::F32 | Type::F64) => {
+                return self.error("an integer cannot be the initial value of a float");
+            }
+            (Token::Int(x), _) => x,
+            (Token::F32(x), Type::F32) => u64::from(x),
+            (Token::F32(x), Type::F64) => f64::from(f32::from_bits(x)).to_bits(),
+            (Token::F64(x), Type::F32) => u64::from((f64::from_bits(x) as f32).to_bits()),
+            (Token::F64(x), Type::F64) => x,
+            _ => return self.error(format!("this constant does not fit .{:?}", v.ty)),
         };
         bytes.extend(&bits.to_le_bytes()[..n.min(8)]);
         Ok(())
+    }
+
+    /// `name`, `name + n`, `generic(name) + n` in an initial value at `offset`.
+    fn address_of(&mut self, offset: u64) -> Result<Relocation> {
+        let mut symbol = self.name()?.to_string();
+        let generic = symbol == "generic";
+        if generic {
+            self.expect("(")?;
+            symbol = self.name()?.to_string();
+            self.expect(")")?;
+        }
+        let addend = if self.eat("+") {
+            self.expression(8)? as i64
+        } else if self.eat("-") {
+            (self.expression(8)? as i64).wrapping_neg()
+        } else {
+            0
+        };
+        Ok(Relocation {
+            offset,
+            symbol,
+            addend,
+            generic,
+            byte: None,
+        })
+    }
+
+    /// After `.callprototype`: `[(returns)] _ [(params)] [.noreturn]`.
+    pub(super) fn prototype(&mut self) -> Result<(Vec<Param>, Vec<Param>)> {
+        let mut registers = Vec::new();
+        let returns = if self.eat("(") {
+            self.params(&mut registers)?
+        } else {
+            Vec::new()
+        };
+        self.name()?;
+        let params = if self.eat("(") {
+            self.params(&mut registers)?
+        } else {
+            Vec::new()
+        };
+        while self.take("noreturn") {}
+        Ok((returns, params))
     }
 
     /// `.param` declarations in parentheses, up to the closing one.

@@ -225,7 +225,7 @@ fn outside_params(at: u32, n: usize, len: usize) -> Box<Finding> {
 }
 
 fn local(cx: &mut Cx, at: u32, n: usize, lane: u32) -> Access<std::ops::Range<usize>> {
-    let per = cx.block().kernel().info.local_bytes as usize;
+    let per = cx.warp().local_bytes as usize;
     let at = at as usize;
     if at + n > per {
         return Err(Box::new(
