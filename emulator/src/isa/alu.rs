@@ -1,13 +1,18 @@
 //! Arithmetic, logic, comparison and moves.
 
+mod approx;
 mod binary;
 mod compare;
 pub(crate) mod float;
 mod half_float;
 mod mov;
+mod packed;
+pub(crate) mod soft;
 mod special;
+pub(crate) mod vector;
+mod video;
 
-pub use float::{Round, round_f32};
+pub use float::Round;
 
 use super::decode::{Decoder, Result};
 use crate::machine::exec::Cx;
@@ -24,8 +29,10 @@ pub fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
         binary::decode,
         special::decode,
         compare::decode,
+        approx::decode,
         float::decode,
         half_float::decode,
+        video::decode,
     ] {
         if let Some(inst) = family(d, i)? {
             return Ok(Some(inst));

@@ -62,6 +62,20 @@ pub fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
             m.finish()?;
             d.inst(trap)
         }
+        // A counter's trigger for profilers: nobody listens.
+        "pmevent" => {
+            m.take("mask");
+            m.finish()?;
+            d.arity(i, 1)?;
+            if !matches!(d.operand(i, 0)?, Operand::Int { .. }) {
+                return Err(d.error(i, "takes a constant"));
+            }
+            d.inst(nop)
+        }
+        "brkpt" => {
+            m.finish()?;
+            d.inst(brkpt)
+        }
         "nanosleep" => {
             m.expect("u32")?;
             m.finish()?;
@@ -280,6 +294,17 @@ unsafe fn trap(cx: &mut Cx, _: &Inst, mask: u32) -> Flow {
             FaultCode::LaunchFailed,
             "trap",
             "the kernel executed a trap",
+        )
+        .lanes(mask),
+    )
+}
+
+unsafe fn brkpt(cx: &mut Cx, _: &Inst, mask: u32) -> Flow {
+    cx.fail(
+        Finding::new(
+            FaultCode::LaunchFailed,
+            "trap",
+            "the kernel executed a breakpoint and no debugger is there",
         )
         .lanes(mask),
     )

@@ -441,7 +441,7 @@ impl<'a> Decoder<'a> {
             Operand::F64(bits) if ty == Type::F32 => {
                 Ok(self.constant(RowInit::Imm32((f64::from_bits(*bits) as f32).to_bits())))
             }
-            Operand::Special(name) => match Special::parse(name) {
+            Operand::Special(name) => match self.special(inst, name)? {
                 Some(s) if wide => Ok(self.constant(RowInit::Special64(s))),
                 Some(s) => Ok(self.constant(RowInit::Special(s))),
                 None => Err(self.error(
@@ -460,6 +460,12 @@ impl<'a> Decoder<'a> {
                 format!("expected a value of type .{ty:?}, found {other:?}"),
             )),
         }
+    }
+
+    /// A special register that this module may read.
+    fn special(&self, inst: &ast::Inst, name: &str) -> Result<Option<Special>> {
+        super::forms::require(self, inst, super::forms::special(name))?;
+        Ok(Special::parse(name))
     }
 
     /// The row that holds the address of a variable in its own space.
@@ -647,7 +653,7 @@ impl<'a> Decoder<'a> {
     pub fn watched_in(&self, inst: &ast::Inst) -> Vec<RowId> {
         fn regs(o: &Operand, out: &mut Vec<RegId>) {
             match o {
-                Operand::Reg(r) | Operand::NotReg(r) => out.push(*r),
+                Operand::Reg(r) | Operand::NotReg(r) | Operand::Part { reg: r, .. } => out.push(*r),
                 Operand::Pair(a, b) => out.extend(a.iter().chain(b)),
                 Operand::Vector(v) | Operand::List(v) => v.iter().for_each(|o| regs(o, out)),
                 Operand::Addr {

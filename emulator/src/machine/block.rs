@@ -332,6 +332,7 @@ impl Block {
             LanemaskLe => (1 << lane) | ((1 << lane) - 1),
             LanemaskGe => !((1 << lane) - 1),
             LanemaskGt => !((1 << lane) | ((1 << lane) - 1)),
+            Zero => 0,
             DynamicSmemSize => l.dynamic_smem,
             TotalSmemSize => self.smem.len() as u32 - SHARED_BASE,
             AggrSmemSize => {

@@ -703,6 +703,15 @@ impl Copy {
         Ok(match o {
             Operand::Reg(r) => Operand::Reg(self.reg(*r)),
             Operand::NotReg(r) => Operand::NotReg(self.reg(*r)),
+            Operand::Part {
+                reg,
+                select,
+                negated,
+            } => Operand::Part {
+                reg: self.reg(*reg),
+                select: select.clone(),
+                negated: *negated,
+            },
             Operand::Pair(a, b) => Operand::Pair(a.map(|r| self.reg(r)), b.map(|r| self.reg(r))),
             Operand::Var(v, offset) => Operand::Var(self.var(*v), *offset),
             Operand::Label(l) => Operand::Label(l + self.labels),

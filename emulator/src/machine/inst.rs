@@ -120,6 +120,8 @@ pub enum Special {
     DynamicSmemSize,
     TotalSmemSize,
     AggrSmemSize,
+    /// Counters and driver words that nobody set: 0.
+    Zero,
 }
 
 impl Special {
@@ -161,6 +163,8 @@ impl Special {
             "%dynamic_smem_size" => plain(DynamicSmemSize),
             "%total_smem_size" => plain(TotalSmemSize),
             "%aggr_smem_size" => plain(AggrSmemSize),
+            s if s.starts_with("%pm") || s.starts_with("%envreg") => plain(Zero),
+            "%current_graph_exec" => plain(Zero),
             _ => None,
         }
     }

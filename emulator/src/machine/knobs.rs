@@ -94,6 +94,8 @@ pub struct Knobs {
     pub async_mode: AsyncMode,
     /// Tensor-core arithmetic.
     pub numerics: Numerics,
+    /// Approximate functions give one of the two neighbours of the exact value, by seed, in place of the nearest.
+    pub approx_jitter: bool,
     /// Checks.
     pub checks: Checks,
     /// Dead-locks.
@@ -117,6 +119,7 @@ impl Default for Knobs {
             schedule: Schedule::RoundRobin,
             async_mode: AsyncMode::Lazy,
             numerics: Numerics::Exact,
+            approx_jitter: false,
             checks: Checks::ALL,
             on_deadlock: OnDeadlock::Report,
             step_limit: 20_000_000_000,

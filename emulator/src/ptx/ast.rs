@@ -216,6 +216,15 @@ pub enum Operand {
     Reg(RegId),
     /// `!p`.
     NotReg(RegId),
+    /// `%r1.h0`, `-%r1.b3`: a part of a register, for video instructions.
+    Part {
+        /// The register.
+        reg: RegId,
+        /// Which bytes or halves; all of it where none is named.
+        select: Option<String>,
+        /// With a minus sign.
+        negated: bool,
+    },
     /// `d|p`; `None` is the sink `_`.
     Pair(Option<RegId>, Option<RegId>),
     /// A special register, with its leading `%` and any `.x`: `%tid.x`, `%laneid`, `%clock64`. WARP_SZ arrives as an integer.

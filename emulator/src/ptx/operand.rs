@@ -184,6 +184,10 @@ fn special(name: &str) -> bool {
     .contains(&stem)
         || indexed("envreg", 32)
         || indexed("pm", 8)
+        || stem.strip_suffix("_64").is_some_and(|s| {
+            s.strip_prefix("pm")
+                .is_some_and(|n| matches!(n, "0" | "1" | "2" | "3" | "4" | "5" | "6" | "7"))
+        })
         || indexed("reserved_smem_offset_", 2)
 }
 
@@ -207,6 +211,16 @@ impl Body<'_> {
         {
             p.at += 1;
             return Ok(Operand::List(self.list(p, ")")?));
+        }
+        if let (Some(Token::Punct("-")), Some(Token::Word(w))) = (p.peek(), p.peek_at(1))
+            && let Some((reg, select)) = self.part(w)
+        {
+            p.at += 2;
+            return Ok(Operand::Part {
+                reg,
+                select,
+                negated: true,
+            });
         }
         let Some(Token::Word(w)) = p.peek() else {
             let negative = matches!(p.peek(), Some(Token::Punct("-")));
@@ -263,11 +277,31 @@ impl Body<'_> {
         if p.functions.contains_key(w) {
             return Ok(Operand::Func(w.to_string()));
         }
+        if let Some((reg, select @ Some(_))) = self.part(w) {
+            return Ok(Operand::Part {
+                reg,
+                select,
+                negated: false,
+            });
+        }
         if special(w) {
             return Ok(Operand::Special(w.to_string()));
         }
         p.at -= 1;
         p.error(format!("`{w}` is not declared"))
+    }
+
+    /// A register with the part of it that is meant: `h0`, `b3`, `h10`, `b3210`.
+    fn part(&self, word: &str) -> Option<(RegId, Option<String>)> {
+        if let Some(r) = self.register(word) {
+            return Some((r, None));
+        }
+        let (name, part) = word.rsplit_once('.')?;
+        let digits = part.strip_prefix(['b', 'h'])?;
+        let good =
+            !digits.is_empty() && digits.len() <= 4 && digits.bytes().all(|c| c.is_ascii_digit());
+        let reg = self.register(name)?;
+        good.then(|| (reg, Some(part.to_string())))
     }
 
     fn list(&mut self, p: &mut Parser, end: &str) -> Result<Vec<Operand>> {

@@ -19,6 +19,15 @@ fn is_int_type(m: &str) -> bool {
     matches!(m, "u16" | "s16" | "u32" | "s32" | "u64" | "s64")
 }
 
+/// The low 24 bits, by sign.
+fn s24(x: u32) -> i64 {
+    i64::from((x << 8) as i32 >> 8)
+}
+
+fn u24(x: u32) -> u64 {
+    u64::from(x & 0xFF_FFFF)
+}
+
 fn s16(x: u32) -> i32 {
     i32::from(x as u16 as i16)
 }
@@ -46,6 +55,13 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
         }))
     };
     match name {
+        "add" | "min" | "max"
+            if i.opcode
+                .last()
+                .is_some_and(|t| t == "u16x2" || t == "s16x2") =>
+        {
+            super::packed::decode(d, i, m).map(Some)
+        }
         "add" | "sub" if i.opcode.get(1).is_some_and(|x| x == "cc") => {
             super::special::carry(d, i, m)
         }
@@ -79,12 +95,18 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
                 return Err(m.error("expected .lo, .hi or .wide"));
             };
             let sat = m.take("sat");
-            if sat {
-                return Err(m.error(".sat is not supported"));
-            }
             let ty = int(&mut m)?;
             m.finish()?;
             let mad = name == "mad";
+            if sat {
+                // mad.hi.sat.s32 alone.
+                let exec = lane32!(
+                    d,
+                    |a, b, c| (((i64::from(a as i32) * i64::from(b as i32)) >> 32) as i32)
+                        .saturating_add(c as i32) as u32
+                );
+                return three(d, ty, 3, exec);
+            }
             if part == "wide" {
                 return wide(d, i, ty, mad).map(Some);
             }
@@ -144,7 +166,38 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
                 ..d.inst(exec)
             }))
         }
-        "mul24" | "mad24" => Err(m.error("is not supported")),
+        "mul24" | "mad24" => {
+            let hi = m.one_of(&["lo", "hi"]) == Some("hi");
+            let sat = m.take("sat");
+            let ty = int(&mut m)?;
+            m.finish()?;
+            let mad = name == "mad24";
+            let exec = match (hi, ty == S32, mad) {
+                (false, true, false) => lane32!(d, |a, b, c| (s24(a) * s24(b)) as u32),
+                (false, true, true) => {
+                    lane32!(d, |a, b, c| ((s24(a) * s24(b)) as u32).wrapping_add(c))
+                }
+                (false, false, false) => lane32!(d, |a, b, c| (u24(a) * u24(b)) as u32),
+                (false, false, true) => {
+                    lane32!(d, |a, b, c| ((u24(a) * u24(b)) as u32).wrapping_add(c))
+                }
+                (true, true, false) => lane32!(d, |a, b, c| ((s24(a) * s24(b)) >> 16) as u32),
+                (true, true, true) if sat => lane32!(
+                    d,
+                    |a, b, c| (((s24(a) * s24(b)) >> 16) as i32).saturating_add(c as i32) as u32
+                ),
+                (true, true, true) => {
+                    lane32!(d, |a, b, c| (((s24(a) * s24(b)) >> 16) as u32)
+                        .wrapping_add(c))
+                }
+                (true, false, false) => lane32!(d, |a, b, c| ((u24(a) * u24(b)) >> 16) as u32),
+                (true, false, true) => {
+                    lane32!(d, |a, b, c| (((u24(a) * u24(b)) >> 16) as u32)
+                        .wrapping_add(c))
+                }
+            };
+            three(d, ty, if mad { 3 } else { 2 }, exec)
+        }
         "div" | "rem" if last_int => {
             let ty = int(&mut m)?;
             m.finish()?;
@@ -186,10 +239,16 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
             three(d, ty, 2, exec)
         }
         "min" | "max" if last_int => {
-            m.take("relu");
+            let relu = m.take("relu");
             let ty = int(&mut m)?;
             m.finish()?;
             let exec = match (ty, name == "min") {
+                (S32, true) if relu => {
+                    lane32!(d, |a, b, c| (a as i32).min(b as i32).max(0) as u32)
+                }
+                (S32, false) if relu => {
+                    lane32!(d, |a, b, c| (a as i32).max(b as i32).max(0) as u32)
+                }
                 (U16 | U32, true) => lane32!(d, |a, b, c| a.min(b)),
                 (U16 | U32, false) => lane32!(d, |a, b, c| a.max(b)),
                 (S16, true) => lane32!(d, |a, b, c| s16(a).min(s16(b)) as u32 & 0xFFFF),
@@ -201,9 +260,6 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
                 (_, true) => lane64!(d, |a, b, c| (a as i64).min(b as i64) as u64),
                 (_, false) => lane64!(d, |a, b, c| (a as i64).max(b as i64) as u64),
             };
-            if i.opcode.iter().any(|x| x == "relu") {
-                return Err(m.error(".relu is not supported"));
-            }
             three(d, ty, 2, exec)
         }
         "abs" | "neg" if last_int => {

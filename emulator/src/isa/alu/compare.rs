@@ -3,7 +3,7 @@
 use crate::isa::decode::{Decoder, Mods, Result};
 use crate::isa::lanes::versions;
 use crate::machine::exec::Cx;
-use crate::machine::inst::{Flow, Inst, PRED_SINK, PRED_TRUE};
+use crate::machine::inst::{Exec, Flow, Inst, PRED_SINK, PRED_TRUE};
 use crate::ptx::ast::{self, Operand, Type};
 
 /// A comparison of the bits of two values.
@@ -51,8 +51,15 @@ fn relate(ty: Type, ftz: bool, a: u64, b: u64) -> Option<std::cmp::Ordering> {
         S64 => Some((a as i64).cmp(&(b as i64))),
         F32 => f(a).partial_cmp(&f(b)),
         F64 => f64::from_bits(a).partial_cmp(&f64::from_bits(b)),
-        F16 => half::f16::from_bits(a as u16).partial_cmp(&half::f16::from_bits(b as u16)),
+        F16 => {
+            let f = |v: u64| {
+                let v = v & 0xFFFF;
+                half::f16::from_bits(if ftz { super::soft::F16.flush(v) } else { v } as u16)
+            };
+            f(a).partial_cmp(&f(b))
+        }
         Bf16 => half::bf16::from_bits(a as u16).partial_cmp(&half::bf16::from_bits(b as u16)),
+        U16 | B16 => Some((a as u16).cmp(&(b as u16))),
         _ => Some(a.cmp(&b)),
     }
 }
@@ -76,10 +83,12 @@ fn holds(op: &str, r: Option<std::cmp::Ordering>) -> bool {
 struct Compare {
     op: &'static str,
     ty: Type,
+    /// Two halves of `ty` in one value.
+    pair: bool,
     ftz: bool,
     /// and, or, xor with this predicate.
     combine: Option<(u8, u32, bool)>,
-    /// Second destination of setp; for set: 0 f32 result, 1 integer.
+    /// Second destination of setp; for set what true is: a value of the low half, and of the high half of pairs.
     q: u32,
 }
 
@@ -105,23 +114,12 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
     let out = if set { Some(m.ty()?) } else { None };
     let ty = m.ty()?;
     m.finish()?;
-    let float = matches!(ty, F16 | Bf16 | F32 | F64);
-    let bits = matches!(ty, B16 | B32 | B64);
-    let unsigned_only = matches!(op, "lo" | "ls" | "hi" | "hs");
-    let float_only = matches!(
-        op,
-        "equ" | "neu" | "ltu" | "leu" | "gtu" | "geu" | "num" | "nan"
-    );
-    if (bits && !matches!(op, "eq" | "ne"))
-        || (unsigned_only && !matches!(ty, U16 | U32 | U64))
-        || (float_only && !float)
-    {
-        return Err(m.error("this comparison does not go with this type"));
-    }
-    if !(float || bits || matches!(ty, U16 | S16 | U32 | S32 | U64 | S64)) || (ftz && ty != F32) {
-        return Err(m.error("type is not legal or not supported here"));
-    }
     let (a, b) = (d.src(i, 1, ty)?, d.src(i, 2, ty)?);
+    let (ty, pair) = match ty {
+        F16x2 => (F16, true),
+        Bf16x2 => (Bf16, true),
+        t => (t, false),
+    };
     let combine = match combine {
         None => {
             d.arity(i, 3)?;
@@ -130,27 +128,28 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
         Some(c) => {
             d.arity(i, 4)?;
             let (p, neg) = d.pred(i, d.operand(i, 3)?)?;
-            Some((
-                ["and", "or", "xor"]
-                    .iter()
-                    .position(|x| *x == c)
-                    .unwrap_or(0) as u8,
-                p,
-                neg,
-            ))
+            let which = ["and", "or", "xor"].iter().position(|x| *x == c);
+            Some((which.unwrap_or(0) as u8, p, neg))
         }
     };
     if let Some(out) = out {
-        if !matches!(out, U32 | S32 | F32) {
-            return Err(m.error("the result is .u32, .s32 or .f32"));
-        }
         let dst = d.dst(i, 0, out)?;
+        let yes = match out {
+            F32 => 1f32.to_bits(),
+            F16 => 0x3C00,
+            Bf16 => 0x3F80,
+            F16x2 => 0x3C00_3C00,
+            Bf16x2 => 0x3F80_3F80,
+            U16 | S16 => 0xFFFF,
+            _ => u32::MAX,
+        };
         let x = d.push_aux(Box::new(Compare {
             op,
             ty,
+            pair,
             ftz,
             combine,
-            q: u32::from(out != F32),
+            q: yes,
         }));
         return Ok(Some(Inst {
             d: dst,
@@ -161,50 +160,32 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
         }));
     }
     let (p, q) = match d.operand(i, 0)?.clone() {
-        Operand::Pair(p, q) => (
+        Operand::Pair(p, q) if pair || !matches!(ty, F16 | Bf16) => (
             p.map_or(Ok(PRED_SINK), |p| d.pred_reg(i, p))?,
             q.map_or(Ok(PRED_SINK), |q| d.pred_reg(i, q))?,
         ),
+        Operand::Pair(..) => return Err(m.error("has one destination")),
         o => (d.dst_pred(i, &o)?, PRED_SINK),
     };
     if combine.is_none()
+        && !pair
         && q == PRED_SINK
         && ty.bytes() <= 4
         && !ftz
         && !matches!(ty, S16 | F16 | Bf16)
+        && let Some(exec) = fast(d, op, ty)
     {
-        let unsigned = matches!(ty, U16 | U32);
-        let exec = match (op, ty) {
-            ("eq", F32) => Some(versions!(d.cpu, setp32::<EqF>)),
-            ("lt", F32) => Some(versions!(d.cpu, setp32::<LtF>)),
-            ("le", F32) => Some(versions!(d.cpu, setp32::<LeF>)),
-            ("gt", F32) => Some(versions!(d.cpu, setp32::<GtF>)),
-            ("ge", F32) => Some(versions!(d.cpu, setp32::<GeF>)),
-            (_, F32) => None,
-            ("eq", _) => Some(versions!(d.cpu, setp32::<Eq>)),
-            ("ne", _) => Some(versions!(d.cpu, setp32::<Ne>)),
-            ("lt" | "lo", _) if unsigned => Some(versions!(d.cpu, setp32::<LtU>)),
-            ("le" | "ls", _) if unsigned => Some(versions!(d.cpu, setp32::<LeU>)),
-            ("gt" | "hi", _) if unsigned => Some(versions!(d.cpu, setp32::<GtU>)),
-            ("ge" | "hs", _) if unsigned => Some(versions!(d.cpu, setp32::<GeU>)),
-            ("lt", _) => Some(versions!(d.cpu, setp32::<LtS>)),
-            ("le", _) => Some(versions!(d.cpu, setp32::<LeS>)),
-            ("gt", _) => Some(versions!(d.cpu, setp32::<GtS>)),
-            ("ge", _) => Some(versions!(d.cpu, setp32::<GeS>)),
-            _ => None,
-        };
-        if let Some(exec) = exec {
-            return Ok(Some(Inst {
-                d: p,
-                a,
-                b,
-                ..d.inst(exec)
-            }));
-        }
+        return Ok(Some(Inst {
+            d: p,
+            a,
+            b,
+            ..d.inst(exec)
+        }));
     }
     let x = d.push_aux(Box::new(Compare {
         op,
         ty,
+        pair,
         ftz,
         combine,
         q,
@@ -216,6 +197,30 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
         x,
         ..d.inst(setp)
     }))
+}
+
+/// The common comparisons of 32 bits and less as vector code.
+fn fast(d: &Decoder, op: &str, ty: Type) -> Option<Exec> {
+    let unsigned = matches!(ty, Type::U16 | Type::U32);
+    Some(match (op, ty) {
+        ("eq", Type::F32) => versions!(d.cpu, setp32::<EqF>),
+        ("lt", Type::F32) => versions!(d.cpu, setp32::<LtF>),
+        ("le", Type::F32) => versions!(d.cpu, setp32::<LeF>),
+        ("gt", Type::F32) => versions!(d.cpu, setp32::<GtF>),
+        ("ge", Type::F32) => versions!(d.cpu, setp32::<GeF>),
+        (_, Type::F32) => return None,
+        ("eq", _) => versions!(d.cpu, setp32::<Eq>),
+        ("ne", _) => versions!(d.cpu, setp32::<Ne>),
+        ("lt" | "lo", _) if unsigned => versions!(d.cpu, setp32::<LtU>),
+        ("le" | "ls", _) if unsigned => versions!(d.cpu, setp32::<LeU>),
+        ("gt" | "hi", _) if unsigned => versions!(d.cpu, setp32::<GtU>),
+        ("ge" | "hs", _) if unsigned => versions!(d.cpu, setp32::<GeU>),
+        ("lt", _) => versions!(d.cpu, setp32::<LtS>),
+        ("le", _) => versions!(d.cpu, setp32::<LeS>),
+        ("gt", _) => versions!(d.cpu, setp32::<GtS>),
+        ("ge", _) => versions!(d.cpu, setp32::<GeS>),
+        _ => return None,
+    })
 }
 
 #[inline(always)]
@@ -232,17 +237,17 @@ unsafe fn setp32<C: Cmp32>(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
     Flow::Next
 }
 
-unsafe fn results(cx: &mut Cx, i: &Inst, t: &Compare) -> u32 {
+/// The comparison of the values `k` bits up, before it is combined.
+unsafe fn results(cx: &mut Cx, i: &Inst, t: &Compare, k: u32) -> u32 {
     // SAFETY: the operands were decoded for this kernel.
     unsafe {
-        let wide = t.ty.bytes() == 8;
-        let (a, b) = if wide {
+        let (a, b) = if t.ty.bytes() == 8 {
             (cx.get64(i.a), cx.get64(i.b))
         } else {
             (cx.get(i.a).map(u64::from), cx.get(i.b).map(u64::from))
         };
         (0..32).fold(0, |v, l| {
-            v | u32::from(holds(t.op, relate(t.ty, t.ftz, a[l], b[l]))) << l
+            v | u32::from(holds(t.op, relate(t.ty, t.ftz, a[l] >> k, b[l] >> k))) << l
         })
     }
 }
@@ -266,8 +271,10 @@ unsafe fn setp(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
     // SAFETY: the operands were decoded for this kernel.
     unsafe {
         let t = cx.aux::<Compare>(i.x);
-        let v = results(cx, i, t);
-        let (p, q) = (combined(cx, t, v), combined(cx, t, !v));
+        let v = results(cx, i, t, 0);
+        // The second destination is the high half's, or the inverse.
+        let w = if t.pair { results(cx, i, t, 16) } else { !v };
+        let (p, q) = (combined(cx, t, v), combined(cx, t, w));
         cx.set_pred(i.d, p, mask);
         cx.set_pred(t.q, q, mask);
     }
@@ -278,10 +285,18 @@ unsafe fn set_op(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
     // SAFETY: the operands were decoded for this kernel.
     unsafe {
         let t = cx.aux::<Compare>(i.x);
-        let v = results(cx, i, t);
+        let v = results(cx, i, t, 0);
         let v = combined(cx, t, v);
-        let yes = if t.q != 0 { u32::MAX } else { 1f32.to_bits() };
-        let r = std::array::from_fn(|l| if v >> l & 1 != 0 { yes } else { 0 });
+        let w = if t.pair {
+            let w = results(cx, i, t, 16);
+            combined(cx, t, w)
+        } else {
+            v
+        };
+        let r = std::array::from_fn(|l| {
+            let on = |m: u32, keep: u32| if m >> l & 1 != 0 { t.q & keep } else { 0 };
+            on(v, 0xFFFF) | on(w, 0xFFFF_0000)
+        });
         cx.set(i.d, &r, mask);
     }
     Flow::Next

@@ -2,6 +2,7 @@
 
 use super::{lane32, lane64};
 use crate::isa::decode::{Decoder, Mods, Result};
+use crate::isa::forms::{self, Need};
 use crate::machine::exec::Cx;
 use crate::machine::inst::{Flow, Inst, RowId};
 use crate::ptx::ast::{self, Operand, Type};
@@ -10,10 +11,45 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
     let mut m = Mods::new(i);
     Ok(Some(match m.mnemonic() {
         "mov" => {
+            if matches!(m.peek(), Some("v2" | "v4")) {
+                return Err(m.error("vectors of special registers are left out"));
+            }
             let ty = m.ty()?;
             m.finish()?;
             d.arity(i, 2)?;
+            if matches!(
+                ty,
+                Type::B8
+                    | Type::U8
+                    | Type::S8
+                    | Type::F16
+                    | Type::Bf16
+                    | Type::F16x2
+                    | Type::Bf16x2
+            ) {
+                return Err(m.error("type is not legal here"));
+            }
+            if ty == Type::B128 {
+                forms::require(d, i, Need::new(70, 8, 3))?;
+            }
+            let vector = |o: &Operand| matches!(o, Operand::Vector(_));
+            if i.operands.iter().any(vector)
+                && !matches!(ty, Type::B16 | Type::B32 | Type::B64 | Type::B128)
+            {
+                return Err(m.error("vectors go with .b16 to .b128"));
+            }
             match (d.operand(i, 0)?.clone(), d.operand(i, 1)?.clone()) {
+                (Operand::Reg(r), Operand::Special(name)) if ty == Type::Pred => {
+                    if name != "%is_explicit_cluster" {
+                        return Err(m.error(format!("`{name}` is no predicate")));
+                    }
+                    let a = d.src_operand(i, &Operand::Special(name), Type::U32, false)?;
+                    Inst {
+                        d: d.pred_reg(i, r)?,
+                        a,
+                        ..d.inst(not_zero)
+                    }
+                }
                 (Operand::Reg(r), src) if ty == Type::Pred => {
                     let dst = d.pred_reg(i, r)?;
                     let (p, neg) = d.pred(i, &src)?;
@@ -55,6 +91,14 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
                         d: d.reg_row_checked(i, r, ty, false)?,
                         a: kind,
                         ..d.inst(read_clock)
+                    }
+                }
+                _ if ty == Type::B128 => {
+                    let (a, dst) = (d.src(i, 1, ty)?, d.dst(i, 0, ty)?);
+                    Inst {
+                        d: dst,
+                        a,
+                        ..d.inst(mov128)
                     }
                 }
                 _ if ty.bytes() == 8 => {
@@ -182,6 +226,27 @@ unsafe fn read_clock(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
     Flow::Next
 }
 
+/// 128 bits are two times 64, in neighbouring rows.
+unsafe fn mov128(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
+    // SAFETY: the rows were decoded for this kernel.
+    unsafe {
+        let (low, high) = (cx.get64(i.a), cx.get64(i.a + 2));
+        cx.set64(i.d, &low, mask);
+        cx.set64(i.d + 2, &high, mask);
+    }
+    Flow::Next
+}
+
+unsafe fn not_zero(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
+    // SAFETY: the operands were decoded for this kernel.
+    unsafe {
+        let a = cx.get(i.a);
+        let v = (0..32).fold(0, |v, l| v | u32::from(a[l] != 0) << l);
+        cx.set_pred(i.d, v, mask);
+    }
+    Flow::Next
+}
+
 unsafe fn mov_pred(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
     // SAFETY: the predicates were decoded for this kernel.
     unsafe {
@@ -203,12 +268,35 @@ unsafe fn pack(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
             } else {
                 cx.get(r).map(u64::from)
             };
+            if i.b == 16 {
+                continue;
+            }
             let keep = u64::MAX >> (64 - 8 * n);
             for l in 0..32 {
                 v[l] |= (part[l] & keep) << (8 * n * k);
             }
         }
-        if i.b == 8 {
+        if i.b == 16 {
+            let n = *n;
+            let half = |cx: &Cx, first: usize| {
+                let mut v = [0u64; 32];
+                for (k, r) in rows[first..first + 8 / n].iter().enumerate() {
+                    let Some(r) = *r else { continue };
+                    let part = if n == 8 {
+                        cx.get64(r)
+                    } else {
+                        cx.get(r).map(u64::from)
+                    };
+                    for l in 0..32 {
+                        v[l] |= part[l] << (8 * n * k % 64);
+                    }
+                }
+                v
+            };
+            let (low, high) = (half(cx, 0), half(cx, 8 / n));
+            cx.set64(i.d, &low, mask);
+            cx.set64(i.d + 2, &high, mask);
+        } else if i.b == 8 {
             cx.set64(i.d, &v, mask)
         } else {
             cx.set(i.d, &v.map(|x| x as u32), mask)
@@ -221,14 +309,18 @@ unsafe fn unpack(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
     // SAFETY: the rows were decoded for this kernel.
     unsafe {
         let (n, rows) = cx.aux::<(usize, Vec<Option<RowId>>)>(i.x);
-        let v = if i.b == 8 {
+        let low = if i.b >= 8 {
             cx.get64(i.a)
         } else {
             cx.get(i.a).map(u64::from)
         };
+        let high = if i.b == 16 { cx.get64(i.a + 2) } else { low };
         let keep = u64::MAX >> (64 - 8 * n);
         for (k, r) in rows.iter().enumerate() {
             let Some(r) = *r else { continue };
+            // Which half of 128 bits, and where in it.
+            let v = if n * k >= 8 { high } else { low };
+            let k = n * k % 8 / n;
             if *n == 8 {
                 cx.set64(r, &v, mask);
             } else {

@@ -14,10 +14,7 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
             let bool_op = m.one_of(&["or", "and"]);
             m.expect("b32")?;
             m.finish()?;
-            if bool_op.is_some() {
-                return Err(m.error("the form with a predicate is not supported"));
-            }
-            d.arity(i, 5)?;
+            d.arity(i, if bool_op.is_some() { 6 } else { 5 })?;
             let Operand::Int {
                 bits,
                 negative: false,
@@ -29,6 +26,32 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
                 return Err(d.error(i, "the table has 8 bits"));
             }
             let (a, b, c) = (d.src(i, 1, B32)?, d.src(i, 2, B32)?, d.src(i, 3, B32)?);
+            if let Some(op) = bool_op {
+                let Operand::Pair(dst, p) = d.operand(i, 0)?.clone() else {
+                    return Err(d.error(i, "the destination is d|p"));
+                };
+                let dst = match dst {
+                    Some(r) => d.reg_row_checked(i, r, B32, false)?,
+                    None => d.scratch(1),
+                };
+                let p = p.map_or(Ok(crate::machine::inst::PRED_SINK), |p| d.pred_reg(i, p))?;
+                let (q, neg) = d.pred(i, d.operand(i, 5)?)?;
+                let x = d.push_aux(Box::new(Lop3 {
+                    table: bits as u32,
+                    or: op == "or",
+                    p,
+                    q,
+                    neg,
+                }));
+                return Ok(Some(Inst {
+                    d: dst,
+                    a,
+                    b,
+                    c,
+                    x,
+                    ..d.inst(lop3_pred)
+                }));
+            }
             Inst {
                 d: d.dst(i, 0, B32)?,
                 a,
@@ -214,7 +237,13 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
             let exec = match ty {
                 U32 => lane32!(d, |a, b, c| c.wrapping_add(a.abs_diff(b))),
                 S32 => lane32!(d, |a, b, c| c.wrapping_add((a as i32).abs_diff(b as i32))),
-                _ => return Err(m.error("takes .u32 or .s32")),
+                U16 => lane32!(d, |a, b, c| c.wrapping_add(a.abs_diff(b)) & 0xFFFF),
+                S16 => lane32!(d, |a, b, c| c
+                    .wrapping_add((a as i16).abs_diff(b as i16).into())
+                    & 0xFFFF),
+                U64 => lane64!(d, |a, b, c| c.wrapping_add(a.abs_diff(b))),
+                S64 => lane64!(d, |a, b, c| c.wrapping_add((a as i64).abs_diff(b as i64))),
+                _ => return Err(m.error("type is not legal here")),
             };
             Inst {
                 d: d.dst(i, 0, ty)?,
@@ -222,6 +251,56 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Option<Inst>> {
                 b,
                 c,
                 ..d.inst(exec)
+            }
+        }
+        "dp2a" => {
+            let hi = m.one_of(&["lo", "hi"]) == Some("hi");
+            let (ta, tb) = (m.ty()?, m.ty()?);
+            m.finish()?;
+            d.arity(i, 4)?;
+            let (a, b, c) = (d.src(i, 1, B32)?, d.src(i, 2, B32)?, d.src(i, 3, B32)?);
+            Inst {
+                d: d.dst(i, 0, B32)?,
+                a,
+                b,
+                c,
+                x: u32::from(ta == S32) | u32::from(tb == S32) << 1 | u32::from(hi) << 2,
+                ..d.inst(dp2a)
+            }
+        }
+        name @ ("bmsk" | "szext") => {
+            let clamp = m.one_of(&["clamp", "wrap"]) == Some("clamp");
+            let ty = m.ty()?;
+            m.finish()?;
+            d.arity(i, 3)?;
+            let exec = match (name, clamp, ty) {
+                ("bmsk", true, _) => lane32!(d, |a, b, c| bmsk(a, b, true)),
+                ("bmsk", false, _) => lane32!(d, |a, b, c| bmsk(a, b, false)),
+                (_, true, S32) => lane32!(d, |a, b, c| szext(a, b, true, true)),
+                (_, false, S32) => lane32!(d, |a, b, c| szext(a, b, false, true)),
+                (_, true, _) => lane32!(d, |a, b, c| szext(a, b, true, false)),
+                (_, false, _) => lane32!(d, |a, b, c| szext(a, b, false, false)),
+            };
+            let (a, b) = (d.src(i, 1, B32)?, d.src(i, 2, B32)?);
+            Inst {
+                d: d.dst(i, 0, B32)?,
+                a,
+                b,
+                c: b,
+                ..d.inst(exec)
+            }
+        }
+        "fns" => {
+            m.ty()?;
+            m.finish()?;
+            d.arity(i, 4)?;
+            let (a, b, c) = (d.src(i, 1, B32)?, d.src(i, 2, B32)?, d.src(i, 3, S32)?);
+            Inst {
+                d: d.dst(i, 0, B32)?,
+                a,
+                b,
+                c,
+                ..d.inst(lane32!(d, |a, b, c| fns(a, b, c as i32)))
             }
         }
         "dp4a" => {
@@ -261,11 +340,6 @@ pub(super) fn carry(d: &mut Decoder, i: &ast::Inst, mut m: Mods) -> Result<Optio
     let out = m.take("cc");
     let ty = m.ty()?;
     m.finish()?;
-    if !matches!(ty, Type::U32 | Type::S32 | Type::U64 | Type::S64)
-        || (mul && part == Some("hi") && ty.bytes() == 8)
-    {
-        return Err(m.error("type is not legal here"));
-    }
     d.arity(i, if mul { 4 } else { 3 })?;
     let (a, b) = (d.src(i, 1, ty)?, d.src(i, 2, ty)?);
     let c = if mul { d.src(i, 3, ty)? } else { b };
@@ -275,7 +349,8 @@ pub(super) fn carry(d: &mut Decoder, i: &ast::Inst, mut m: Mods) -> Result<Optio
         | u32::from(mul) << 3
         | u32::from(part == Some("hi")) << 4
         | u32::from(ty.bytes() == 8) << 5
-        | u32::from(ty == Type::S32) << 6;
+        | u32::from(matches!(ty, Type::S16 | Type::S32 | Type::S64)) << 6
+        | u32::from(ty.bytes() == 2) << 7;
     let p = d.carry_pred();
     let x = d.push_aux(Box::new((flags, p)));
     Ok(Some(Inst {
@@ -303,14 +378,20 @@ unsafe fn carry_op(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
         };
         let (a, b, c) = (get(cx, i.a), get(cx, i.b), get(cx, i.c));
         let cf = cx.pred(p);
-        let bits = if wide { 64 } else { 32 };
+        let bits = match (wide, on(7)) {
+            (true, _) => 64,
+            (_, true) => 16,
+            _ => 32,
+        };
         let top = u64::MAX >> (64 - bits);
         let (mut r, mut out) = ([0u64; 32], 0u32);
         for l in 0..32 {
             let cin = u128::from(on(1) && cf >> l & 1 != 0);
             let (x, y) = if on(3) {
                 let prod = if on(6) {
-                    (i128::from(a[l] as u32 as i32) * i128::from(b[l] as u32 as i32)) as u128
+                    let s = 64 - bits;
+                    let [x, y] = [a[l], b[l]].map(|v| i128::from((v << s) as i64 >> s));
+                    (x * y) as u128
                 } else {
                     u128::from(a[l]) * u128::from(b[l])
                 };
@@ -363,6 +444,100 @@ unsafe fn lop3(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
             }
             r[l] = v;
         }
+        cx.set(i.d, &r, mask);
+    }
+    Flow::Next
+}
+
+struct Lop3 {
+    table: u32,
+    or: bool,
+    p: u32,
+    q: u32,
+    neg: bool,
+}
+
+/// `lop3` whose predicate says whether the result is not 0, combined with another.
+unsafe fn lop3_pred(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
+    // SAFETY: the operands were decoded for this kernel.
+    unsafe {
+        let t = cx.aux::<Lop3>(i.x);
+        let q = cx.pred(t.q) ^ if t.neg { u32::MAX } else { 0 };
+        lop3(cx, &Inst { x: t.table, ..*i }, mask);
+        let r = cx.get(i.d);
+        let v = (0..32).fold(0, |v, l| v | u32::from(r[l] != 0) << l);
+        cx.set_pred(t.p, if t.or { v | q } else { v & q }, mask);
+    }
+    Flow::Next
+}
+
+/// A mask of `len` bits from `pos` on (PTX ISA, bmsk).
+#[inline(always)]
+fn bmsk(pos: u32, len: u32, clamp: bool) -> u32 {
+    let from = if clamp && pos >= 32 {
+        0
+    } else {
+        u32::MAX << (pos & 31)
+    };
+    let end = (pos & 31) + (len & 31);
+    let beyond = end >= 32 || (clamp && (pos >= 32 || len >= 32));
+    let rest = if beyond { 0 } else { u32::MAX << (end & 31) };
+    from & !rest
+}
+
+/// The low `len` bits, extended (PTX ISA, szext).
+#[inline(always)]
+fn szext(a: u32, len: u32, clamp: bool, signed: bool) -> u32 {
+    let n = len & 31;
+    let whole = clamp && len >= 32;
+    let above = if whole { 0 } else { u32::MAX << n };
+    let sign = signed && !whole && n != 0 && a >> (n.wrapping_sub(1) & 31) & 1 != 0;
+    a & !above | if sign { above } else { 0 }
+}
+
+/// The position of the `offset`th set bit from `base` on, upward or downward; all ones where there is none (PTX ISA, fns).
+#[inline(always)]
+fn fns(bits: u32, base: u32, offset: i32) -> u32 {
+    let set = |p: i64| (0..32).contains(&p) && bits >> p & 1 != 0;
+    let mut pos = i64::from(base);
+    if offset == 0 {
+        return if set(pos) { base } else { u32::MAX };
+    }
+    let mut left = offset.unsigned_abs();
+    while (0..32).contains(&pos) {
+        if set(pos) {
+            left -= 1;
+            if left == 0 {
+                return pos as u32;
+            }
+        }
+        pos += i64::from(offset.signum());
+    }
+    u32::MAX
+}
+
+unsafe fn dp2a(cx: &mut Cx, i: &Inst, mask: u32) -> Flow {
+    let (sa, sb, hi) = (i.x & 1 != 0, i.x & 2 != 0, i.x & 4 != 0);
+    // SAFETY: the rows were decoded for this kernel.
+    unsafe {
+        let (a, b, c) = (cx.get(i.a), cx.get(i.b), cx.get(i.c));
+        let r = std::array::from_fn(|l| {
+            (0..2u32).fold(c[l], |r, k| {
+                let x = a[l] >> (16 * k);
+                let y = b[l] >> (8 * (k + if hi { 2 } else { 0 }));
+                let x = if sa {
+                    i32::from(x as i16)
+                } else {
+                    i32::from(x as u16)
+                };
+                let y = if sb {
+                    i32::from(y as i8)
+                } else {
+                    i32::from(y as u8)
+                };
+                r.wrapping_add((x * y) as u32)
+            })
+        });
         cx.set(i.d, &r, mask);
     }
     Flow::Next
