@@ -78,6 +78,14 @@ pub enum ArgumentError {
         /// The operand it shares bytes with.
         other: &'static str,
     },
+    /// Two settings that exclude each other.
+    #[error("{argument}: does not go with this {other}")]
+    Conflict {
+        /// The one.
+        argument: &'static str,
+        /// The other.
+        other: &'static str,
+    },
     /// A null pointer where bytes are needed.
     #[error("{argument}: is null")]
     Null {

@@ -6,7 +6,7 @@ mod common;
 
 use common::moe::*;
 use common::*;
-use hadal::moe::{GroupConfig, Payload};
+use hadal::moe::{CombineMode, GroupConfig, Payload, SendPath};
 
 /// Rounds on two channels in turn, each often enough that banks are used again.
 fn rounds(c: &GroupConfig, routing: Routing, seed: u64) -> Vec<Round> {
@@ -50,6 +50,13 @@ fn a_covering_set() {
     {
         let mut c = config(ranks, experts, top_k, tokens, payload, hidden);
         c.blocks = blocks;
+        // Every other case pre-reduced, two of three by the copy engine where that can be.
+        if i % 2 == 1 {
+            c.combine = CombineMode::PreReduced;
+        }
+        if i % 3 != 1 && !matches!(payload, Fp8(_)) {
+            c.path = SendPath::Bulk;
+        }
         let knobs = &adversaries()[adversary];
         exchange(&c, &rounds(&c, routing, 100 * i as u64), knobs);
     }

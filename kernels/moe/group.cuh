@@ -39,13 +39,26 @@ struct Group {
     u64 combine_at;            // [max_tokens][top_k] rows of combine_stride bytes
     u64 origin_at;             // [max_rows] u64: where an expert row came from, {rank : 32 | token * top_k + k : 32}
     u64 total_at;              // u32: expert rows
+    u64 places_at;             // pre-reduced combines: [ranks][capacity][top_k] u32, where each pick of a row went
+    u64 stats_at;              // [ranks] Stats
     u64 deadline_ns;
     u32* status;
     u32 rank, ranks, experts, top_k, blocks, channel;
     u32 capacity, max_tokens, max_rows;
     u32 count_stride, arrival_stride, meta_stride, wire_stride, combine_stride;
+    u32 reduce;                // combines are pre-reduced: a row a rank instead of a row a pick
+    u32 pad;
 };
-static_assert(sizeof(Group) == 512 + 12 * 8 + 14 * 4, "Group is an interface");
+static_assert(sizeof(Group) == 512 + 14 * 8 + 16 * 4, "Group is an interface");
+
+// What this rank has seen of a peer, summed over operations. Block 0 of each kernel keeps it, nobody else writes it.
+struct Stats {
+    u64 wait_ns[2];      // dispatch, combine: from the first poll in vain to the peer's last arrival
+    u64 waits[2];        // operations in which there was such a poll
+    u64 rows_to, rows_from;
+    u64 pad[2];
+};
+static_assert(sizeof(Stats) == 64, "Stats is an interface");
 
 __device__ __forceinline__ u8* at(const Group& g, u32 rank, u64 offset) { return g.window[rank] + offset; }
 __device__ __forceinline__ u64* cell_at(const Group& g, u32 rank, u64 offset, u64 index) {
@@ -53,6 +66,10 @@ __device__ __forceinline__ u64* cell_at(const Group& g, u32 rank, u64 offset, u6
 }
 __device__ __forceinline__ u64 cell(u32 operation, u32 value) {
     return static_cast<u64>(operation) << 32 | value;
+}
+
+__device__ __forceinline__ Stats& stats_of(const Group& g, u32 peer) {
+    return reinterpret_cast<Stats*>(at(g, g.rank, g.stats_at))[peer];
 }
 
 // Experts are split as evenly as can be, the first `experts % ranks` ranks have one more.
@@ -90,13 +107,19 @@ __device__ __noinline__ void give_up(const Group& g, u32 operation, u32 kind, u3
     for (u32 r = 0; r < g.ranks; ++r) store_relaxed_system_u64(cell_at(g, r, g.abort_at, 0), decided);
 }
 
-// Until `cell` carries the operation's number. False: the deadline passed, or the generation is over.
+// Until `cell` carries the operation's number. False: the deadline passed, or the generation is over. `waited` gets the
+// nanoseconds, 0 where hardly any.
 template <bool ACQUIRE>
-__device__ __forceinline__ bool wait_cell(const Group& g, const u64* cell, u32 operation, u32 peer, u64& value) {
+__device__ __forceinline__ bool wait_cell(const Group& g, const u64* cell, u32 operation, u32 peer, u64& value,
+                                          u64& waited) {
     u64 start = 0;
+    waited = 0;
     for (u32 spins = 0;; ++spins) {
         value = ACQUIRE ? load_acquire_system_u64(cell) : load_relaxed_system_u64(cell);
-        if (static_cast<u32>(value >> 32) == operation) return true;
+        if (static_cast<u32>(value >> 32) == operation) {
+            if (start != 0) waited = global_timer_ns() - start;
+            return true;
+        }
         if (spins < 16) continue;
         if (aborted(g)) return false;
         const u64 now = global_timer_ns();
@@ -112,15 +135,28 @@ __device__ __forceinline__ bool wait_cell(const Group& g, const u64* cell, u32 o
 
 // The whole CTA: until every block of every rank has arrived. False: it must leave.
 __device__ __forceinline__ bool wait_arrivals(const Group& g, u32 phase, u32 operation) {
+    __shared__ unsigned long long longest[MAX_RANKS];
+    for (u32 r = threadIdx.x; r < g.ranks; r += THREADS) longest[r] = 0;
+    cta_sync();
     bool ok = true;
     const u32 cells = g.ranks * g.blocks;
     for (u32 i = threadIdx.x; i < cells && ok; i += THREADS) {
         const u32 source = i / g.blocks, block = i % g.blocks;
         const u64 index = (static_cast<u64>(phase) * g.ranks + source) * g.arrival_stride + block;
-        u64 ignored;
-        ok = wait_cell<true>(g, cell_at(g, g.rank, g.arrival_at, index), operation, source, ignored);
+        u64 ignored, waited;
+        ok = wait_cell<true>(g, cell_at(g, g.rank, g.arrival_at, index), operation, source, ignored, waited);
+        if (waited != 0) atomicMax(&longest[source], waited);
     }
-    return __syncthreads_and(ok) != 0;
+    ok = __syncthreads_and(ok) != 0;
+    if (blockIdx.x == 0) {
+        for (u32 r = threadIdx.x; r < g.ranks; r += THREADS) {
+            if (longest[r] == 0) continue;
+            Stats& s = stats_of(g, r);
+            s.wait_ns[phase] += longest[r];
+            s.waits[phase] += 1;
+        }
+    }
+    return ok;
 }
 
 // The whole CTA: everything it has stored is there; all ranks are told, also those it had nothing for.

@@ -10,11 +10,15 @@
 //   row     of the output: offset[expert] + picks of lower ranks for it + index
 // Each send block owns a range of tokens and counts what comes before it; no atomics on global memory, no order in time
 // that matters. Blocks of one kernel never wait for each other, so any number of them may be resident.
+#include "../ptx/mbarrier.cuh"
+#include "../ptx/tma.cuh"
 #include "group.cuh"
 
 namespace hadal {
 namespace moe {
 
+constexpr u32 PIECE = 4096;              // bytes of a row that the copy engine moves at a time
+constexpr u32 STAGES = 3;                // of a warp
 constexpr u32 BATCH = 64;                // tokens whose places are found at a time
 constexpr u32 KERNEL_ID = 4;
 constexpr u32 ARGUMENT_IDS = 1;
@@ -23,6 +27,7 @@ struct SendParams {
     Group g;
     const u8* rows;
     const int* ids;
+    const float* weights;  // sent along where combines are pre-reduced
     u64 row_stride;        // bytes from row to row of the input
     u32 row_bytes;         // of the input, a multiple of 16
     u32 tokens;
@@ -93,6 +98,7 @@ __device__ __forceinline__ bool publish_counts(const SendParams& p, const Split&
     }
     for (u32 r = threadIdx.x; r < g.ranks; r += THREADS) {
         store_relaxed_system_u64(cell_at(g, r, g.count_at, mine + g.count_stride - 1), cell(operation, s.rank_rows[r]));
+        stats_of(g, r).rows_to += s.rank_rows[r];
     }
     cta_sync();
     return true;
@@ -143,7 +149,8 @@ __device__ __forceinline__ u8* bank_row(const Group& g, u32 target) {
     return at(g, target >> 24, g.dispatch_at) + slot * g.wire_stride;
 }
 
-// One warp: what the receiver needs to know of a row: {token, 0, 0, 0} and, for each k, {local expert or NONE, index}.
+// One warp: what the receiver needs to know of a row: {token, 0, 0, 0}, for each k {local expert or NONE, index}, and where
+// combines are pre-reduced the K weights.
 __device__ __forceinline__ void send_meta(const SendParams& p, const Split& split, const SendShared& s, u32 token, u32 i) {
     const Group& g = p.g;
     const u32 lane = threadIdx.x % 32;
@@ -157,6 +164,10 @@ __device__ __forceinline__ void send_meta(const SendParams& p, const Split& spli
         if (lane < g.top_k) {
             const bool mine = r == target >> 24;
             store_streaming_v2(record + 16 + lane * 8, mine ? e - split.first(r) : NONE, s.index[i + lane]);
+            if (g.reduce) {
+                reinterpret_cast<float*>(record + 16 + g.top_k * 8)[lane] =
+                    p.weights[static_cast<u64>(token) * g.top_k + lane];
+            }
         }
         if (lane == 0) store_streaming(record, Vec{token, 0, 0, 0});
     }
@@ -242,6 +253,30 @@ __device__ __forceinline__ void send_quantised(const SendParams& p, const SendSh
     }
 }
 
+// Whole CTA: everything of a send kernel but the bytes of the rows, which `rows(split, first token, how many)` moves.
+template <class Rows>
+__device__ __forceinline__ void send(const SendParams& p, SendShared& s, Rows rows) {
+    const Group& g = p.g;
+    const u32 operation = *operation_word(g, DISPATCH_SEND);
+    if (__syncthreads_or(threadIdx.x == 0 && aborted(g)) != 0) return;
+    const Split split(g);
+    if (blockIdx.x == 0 && !publish_counts(p, split, s, operation)) return;
+    const u32 first = static_cast<u64>(p.tokens) * blockIdx.x / g.blocks;
+    const u32 last = static_cast<u64>(p.tokens) * (blockIdx.x + 1) / g.blocks;
+    clear_counts(g, s);
+    cta_sync();
+    count_tokens(p, split, s, 0, first);
+    for (u32 t0 = first; t0 < last; t0 += BATCH) {
+        const u32 n = min(BATCH, last - t0);
+        cta_sync();
+        if (threadIdx.x < 32) place(p, split, s, t0, t0 + n);
+        cta_sync();
+        rows(split, t0, n);
+    }
+    arrive(g, 0, operation);
+    if (threadIdx.x == 0) *operation_word(g, DISPATCH_SEND) = following(operation);
+}
+
 // Whole CTA. Rank r's part of the output of local expert l starts at first[l * ranks + r]. False: it must leave.
 struct ReceiveShared {
     u32 first[MAX_EXPERTS + MAX_RANKS];  // [local expert][rank]
@@ -255,13 +290,14 @@ __device__ __forceinline__ bool read_counts(const Group& g, ReceiveShared& s, u3
     for (u32 i = threadIdx.x; i < g.ranks * per_rank && ok; i += THREADS) {
         const u32 source = i / per_rank, l = i % per_rank;
         const u64 index = static_cast<u64>(source) * g.count_stride + (l < locals ? l : g.count_stride - 1);
-        u64 value = 0;
-        ok = wait_cell<false>(g, cell_at(g, g.rank, g.count_at, index), operation, source, value);
+        u64 value = 0, waited;
+        ok = wait_cell<false>(g, cell_at(g, g.rank, g.count_at, index), operation, source, value, waited);
         if (!ok) break;
         if (l < locals) {
             s.first[l * g.ranks + source] = static_cast<u32>(value);
         } else {
             s.rows[source + 1] = min(static_cast<u32>(value), g.capacity);
+            if (blockIdx.x == 0) stats_of(g, source).rows_from += static_cast<u32>(value);
         }
     }
     if (__syncthreads_and(ok) == 0) return false;
@@ -310,26 +346,11 @@ extern "C" __global__ void __launch_bounds__(hadal::moe::THREADS)
     using namespace hadal;
     using namespace hadal::moe;
     __shared__ SendShared s;
-    const Group& g = p.g;
-    const u32 operation = *operation_word(g, DISPATCH_SEND);
-    if (__syncthreads_or(threadIdx.x == 0 && aborted(g)) != 0) return;
-    const Split split(g);
-    if (blockIdx.x == 0 && !publish_counts(p, split, s, operation)) return;
-    const u32 first = static_cast<u64>(p.tokens) * blockIdx.x / g.blocks;
-    const u32 last = static_cast<u64>(p.tokens) * (blockIdx.x + 1) / g.blocks;
-    clear_counts(g, s);
-    cta_sync();
-    count_tokens(p, split, s, 0, first);
-    const u32 warp = threadIdx.x / 32;
     const u32 chunks = (p.row_bytes + CHUNK - 1) / CHUNK;
-    for (u32 t0 = first; t0 < last; t0 += BATCH) {
-        const u32 n = min(BATCH, last - t0);
-        cta_sync();
-        if (warp == 0) place(p, split, s, t0, t0 + n);
-        cta_sync();
-        for (u32 task = warp; task < n * chunks; task += WARPS) {
+    send(p, s, [&](const Split& split, u32 t0, u32 n) {
+        for (u32 task = threadIdx.x / 32; task < n * chunks; task += WARPS) {
             const u32 t = task / chunks, chunk = task % chunks;
-            const u32 i = t * g.top_k;
+            const u32 i = t * p.g.top_k;
             if (chunk == 0) send_meta(p, split, s, t0 + t, i);
             if (p.quantise) {
                 send_quantised(p, s, t0 + t, i, chunk);
@@ -337,9 +358,60 @@ extern "C" __global__ void __launch_bounds__(hadal::moe::THREADS)
                 send_bytes(p, s, t0 + t, i, chunk);
             }
         }
+    });
+}
+
+// The same bytes by the copy engine, for many tokens on few SMs: the first lane of each warp brings a piece of a row into
+// a stage of shared memory and sends it on to all its ranks. STAGES pieces a warp are on their way at a time, whatever the
+// latency, with no register or issue slot for the payload.
+extern "C" __global__ void __launch_bounds__(hadal::moe::THREADS)
+    sm90_moe_dispatch_send_bulk(const __grid_constant__ hadal::moe::SendParams p) {
+    using namespace hadal;
+    using namespace hadal::moe;
+    __shared__ SendShared s;
+    extern __shared__ __align__(128) u8 stages[];
+    const u32 warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const u32 stage0 = shared_address(stages) + warp * (STAGES * PIECE);
+    const u32 bar0 = shared_address(stages) + WARPS * STAGES * PIECE + warp * STAGES * 8;
+    if (lane == 0) {
+        for (u32 i = 0; i < STAGES; ++i) mbarrier_init(bar0 + 8 * i, 1);
+        // The copy engine sees the barriers; no other thread uses them.
+        fence_mbarrier_init();
     }
-    arrive(g, 0, operation);
-    if (threadIdx.x == 0) *operation_word(g, DISPATCH_SEND) = following(operation);
+    warp_sync();
+    const u32 pieces = (p.row_bytes + PIECE - 1) / PIECE;
+    u32 loaded = 0, sent = 0;    // pieces of this warp so far: stage = number % STAGES, parity = number / STAGES % 2
+    send(p, s, [&](const Split& split, u32 t0, u32 n) {
+        const u32 tasks = n * pieces;
+        for (u32 t = warp; t < n; t += WARPS) send_meta(p, split, s, t0 + t, t * p.g.top_k);
+        if (lane != 0) return;
+        u32 next = warp;         // to be loaded
+        for (u32 task = warp; task < tasks; task += WARPS) {
+            // Keep STAGES - 1 loads ahead: a stage is free once its stores have read it, and the group before the last
+            // committed one is the oldest that still may.
+            for (; next < tasks && loaded - sent < STAGES - 1; next += WARPS) {
+                tma_wait_group_read<0>();
+                const u32 stage = loaded % STAGES;
+                const u32 from = next % pieces * PIECE, bytes = min(PIECE, p.row_bytes - from);
+                mbarrier_arrive_expect_tx(bar0 + 8 * stage, bytes);
+                bulk_load(stage0 + stage * PIECE,
+                          p.rows + static_cast<u64>(t0 + next / pieces) * p.row_stride + from, bytes, bar0 + 8 * stage);
+                ++loaded;
+            }
+            const u32 stage = sent % STAGES;
+            const u32 from = task % pieces * PIECE, bytes = min(PIECE, p.row_bytes - from);
+            while (!mbarrier_try_wait(bar0 + 8 * stage, sent / STAGES % 2)) {
+            }
+            for (u32 k = 0; k < p.g.top_k; ++k) {
+                const u32 target = s.target[task / pieces * p.g.top_k + k];
+                if (target != NONE) bulk_store(bank_row(p.g, target) + from, stage0 + stage * PIECE, bytes);
+            }
+            tma_commit_group();
+            ++sent;
+        }
+        // Written, not only read: the arrivals that follow say so.
+        tma_wait_group<0>();
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(hadal::moe::THREADS)
@@ -398,6 +470,9 @@ extern "C" __global__ void __launch_bounds__(hadal::moe::THREADS)
         const u32 token = *reinterpret_cast<const u32*>(record);
         if (chunk == 0 && to != NONE) {
             origin[to] = static_cast<u64>(source) << 32 | (token * g.top_k + lane);
+        }
+        if (chunk == 0 && g.reduce && lane < g.top_k) {
+            reinterpret_cast<u32*>(at(g, g.rank, g.places_at))[slot * g.top_k + lane] = to;
         }
         for (u32 k = 0; k < g.top_k; ++k) {
             const u32 place = __shfl_sync(ALL, to, k);

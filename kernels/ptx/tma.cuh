@@ -63,4 +63,19 @@ __device__ __forceinline__ void tma_wait_group() {
     asm volatile("cp.async.bulk.wait_group %0;" ::"n"(N) : "memory");
 }
 
+// cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [dst], [src], bytes, [bar]
+// PTX 8.0, sm_90. A run of bytes into this CTA's shared memory; adds them to `bar`. Both addresses and `bytes` are
+// multiples of 16.
+__device__ __forceinline__ void bulk_load(u32 dst, const void* src, u32 bytes, u32 bar) {
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(dst),
+                 "l"(src), "r"(bytes), "r"(bar)
+                 : "memory");
+}
+
+// cp.async.bulk.global.shared::cta.bulk_group [dst], [src], bytes
+// PTX 8.0, sm_90. The other way, also to a peer's memory; joins the thread's open bulk group. Multiples of 16.
+__device__ __forceinline__ void bulk_store(void* dst, u32 src, u32 bytes) {
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(dst), "r"(src), "r"(bytes) : "memory");
+}
+
 }  // namespace hadal

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use half::bf16;
 
 use super::group::Shared;
-use super::layout::{ABORT_AT, Payload, VERDICT_AT};
+use super::layout::{ABORT_AT, CombineMode, Payload, SendPath, VERDICT_AT};
 use super::operands::{Addends, ExpertRows, Picks, Rows};
 use crate::device::Status;
 use crate::device::raw::{self, Launch, RawFunction};
@@ -22,6 +22,9 @@ use crate::error::{ArgumentError, MoeError, at_most, multiple};
 use crate::tensor::{Matrix, MatrixMut, Span};
 
 const THREADS: u32 = 256;
+
+/// Stages of the bulk send kernel and their barriers: 8 warps, 3 stages, 4096 bytes.
+pub(crate) const BULK_SMEM: u32 = 8 * 3 * (4096 + 8);
 
 /// Rows on their way to the experts.
 #[derive(Debug)]
@@ -73,6 +76,8 @@ struct GroupParams {
     combine_at: u64,
     origin_at: u64,
     total_at: u64,
+    places_at: u64,
+    stats_at: u64,
     deadline_ns: u64,
     status: u64,
     rank: u32,
@@ -89,15 +94,18 @@ struct GroupParams {
     meta_stride: u32,
     wire_stride: u32,
     combine_stride: u32,
+    reduce: u32,
+    pad: u32,
 }
 
-const _: () = assert!(size_of::<GroupParams>() == 512 + 12 * 8 + 14 * 4);
+const _: () = assert!(size_of::<GroupParams>() == 512 + 14 * 8 + 16 * 4);
 
 #[repr(C)]
 struct SendParams {
     g: GroupParams,
     rows: u64,
     ids: u64,
+    weights: u64,
     row_stride: u64,
     row_bytes: u32,
     tokens: u32,
@@ -190,6 +198,8 @@ impl Channel {
             combine_at: l.combine_at,
             origin_at: l.origin_at,
             total_at: l.total_at,
+            places_at: l.places_at,
+            stats_at: l.stats_at,
             deadline_ns: u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX),
             status,
             rank: s.rank as u32,
@@ -206,6 +216,8 @@ impl Channel {
             meta_stride: l.meta_stride,
             wire_stride: l.wire_stride,
             combine_stride: l.combine_stride,
+            reduce: u32::from(c.combine == CombineMode::PreReduced),
+            pad: 0,
         }
     }
 
@@ -213,11 +225,16 @@ impl Channel {
     ///
     /// # Safety
     /// `params` is what `function` takes, and the memory behind it stays until the stream has run the launch.
-    unsafe fn launch<P>(&self, function: RawFunction, params: &mut P) -> Result<(), MoeError> {
+    unsafe fn launch<P>(
+        &self,
+        function: RawFunction,
+        smem: u32,
+        params: &mut P,
+    ) -> Result<(), MoeError> {
         let launch = Launch {
             grid: self.shared.config.blocks as u32,
             block: THREADS,
-            smem: 0,
+            smem,
         };
         raw::bind(self.shared.device.context())?;
         let mut args = [std::ptr::from_mut(params).cast::<c_void>()];
@@ -279,17 +296,29 @@ impl Channel {
             g: self.group(status),
             rows: rows.data.address,
             ids: picks.ids.address,
+            weights: picks.weights.address,
             row_stride: rows.row_stride as u64,
             row_bytes: rows.row_bytes as u32,
             tokens: picks.tokens as u32,
             quantise: u32::from(matches!(c.payload, Payload::Fp8(_))),
             pad: 0,
         };
-        // SAFETY: The parameter is the kernel's. It reads rows and ids at [0, tokens), which the operands have checked against
+        let kernels = &self.shared.kernels;
+        let bulk = match c.path {
+            SendPath::Auto => picks.tokens > 512 && params.quantise == 0,
+            SendPath::Threads => false,
+            SendPath::Bulk => true,
+        };
+        let (function, smem) = if bulk {
+            (kernels.dispatch_send_bulk, BULK_SMEM)
+        } else {
+            (kernels.dispatch_send, 0)
+        };
+        // SAFETY: The parameter is the kernel's. It reads rows, ids and weights at [0, tokens), which the operands have checked against
         // their memory, and writes into windows at places below `capacity` and cells of this rank (src/moe/layout.rs), and
         // the status. Lifetime: rows, ids and status belong to the launch stream (checked above), where memory is freed in
         // stream order; windows are held by every rank until all streams have run (src/moe/group.rs).
-        unsafe { self.launch(self.shared.kernels.dispatch_send, &mut params)? };
+        unsafe { self.launch(function, smem, &mut params)? };
         drop(guard);
         self.out_of_step = true;
         Ok(InFlight {
@@ -356,7 +385,10 @@ impl<'a> InFlight<'a, Dispatch> {
         // SAFETY: The parameter is the kernel's. It reads this rank's window and writes rows below `max_rows` (and the total it
         // found, whichever is less), their scales, `locals` counts and `locals + 1` offsets, which `checked` has held against
         // their memory. Lifetime: outputs belong to the launch stream; the window as in `dispatch`.
-        unsafe { self.channel.launch(s.kernels.dispatch_receive, &mut params) }
+        unsafe {
+            self.channel
+                .launch(s.kernels.dispatch_receive, 0, &mut params)
+        }
     }
 }
 
@@ -399,10 +431,14 @@ impl<'a> Received<'a> {
             row_bytes: 2 * c.hidden as u32,
             pad: 0,
         };
+        let function = match c.combine {
+            CombineMode::Exact => s.kernels.combine_send,
+            CombineMode::PreReduced => s.kernels.combine_reduce_send,
+        };
         // SAFETY: The parameter is the kernel's. It reads rows of y below the total that the receive kernel left, at most
         // `max_rows`, and writes into the combine banks at places that the receive kernel computed from {token, k} of the
         // owner. Lifetime: y belongs to the launch stream; windows as in `dispatch`.
-        unsafe { self.channel.launch(s.kernels.combine_send, &mut params) }
+        unsafe { self.channel.launch(function, 0, &mut params) }
     }
 }
 
@@ -470,6 +506,9 @@ impl InFlight<'_, Combine> {
         // SAFETY: The parameter is the kernel's. It reads this rank's combine bank at [0, tokens) x [0, top_k), ids, weights and
         // addends at the same tokens, and writes `out` there; all checked against their memory, and `out` shares no byte with
         // them. Lifetime: each operand belongs to the launch stream; the window as in `dispatch`.
-        unsafe { self.channel.launch(s.kernels.combine_receive, &mut params) }
+        unsafe {
+            self.channel
+                .launch(s.kernels.combine_receive, 0, &mut params)
+        }
     }
 }

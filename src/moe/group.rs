@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use cudarc::driver::{CudaContext, CudaStream};
 
-use super::exchange::Channel;
+use super::exchange::{BULK_SMEM, Channel};
 use super::layout::{ABORT_AT, GroupConfig, Layout, VERDICT_AT};
+use super::observe::{Observation, PeerStats};
 use super::protocol::{Verdict, next_generation};
 use super::rendezvous::{Absent, Meeting};
 use crate::device::raw::{self, RawFunction};
@@ -115,8 +116,10 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Kernels {
     pub dispatch_send: RawFunction,
+    pub dispatch_send_bulk: RawFunction,
     pub dispatch_receive: RawFunction,
     pub combine_send: RawFunction,
+    pub combine_reduce_send: RawFunction,
     pub combine_receive: RawFunction,
     _modules: [Arc<Module>; 2],
 }
@@ -133,8 +136,10 @@ impl Kernels {
         let combine = load("sm90_bf16_moe_combine")?;
         Ok(Self {
             dispatch_send: dispatch.function("sm90_moe_dispatch_send", 0)?,
+            dispatch_send_bulk: dispatch.function("sm90_moe_dispatch_send_bulk", BULK_SMEM)?,
             dispatch_receive: dispatch.function("sm90_moe_dispatch_receive", 0)?,
             combine_send: combine.function("sm90_bf16_moe_combine_send", 0)?,
+            combine_reduce_send: combine.function("sm90_bf16_moe_combine_reduce_send", 0)?,
             combine_receive: combine.function("sm90_bf16_moe_combine_receive", 0)?,
             _modules: [dispatch, combine],
         })
@@ -283,6 +288,24 @@ impl Group {
                 None => MoeError::Corrupt { word },
             }),
         }
+    }
+
+    /// What this rank has seen of its peers since it joined, over all channels. Waits for the stream.
+    ///
+    /// # Errors
+    /// The driver's.
+    pub fn observe(&self) -> Result<Observation, MoeError> {
+        let s = &self.shared;
+        let mut peers = vec![PeerStats::default(); s.config.ranks];
+        for c in &s.layout.channels {
+            let mut bytes = vec![0u8; 64 * s.config.ranks];
+            // SAFETY: the stats lie in the window, which `shared` keeps.
+            unsafe { raw::read(&s.stream, s.addresses[s.rank] + c.stats_at, &mut bytes)? };
+            for (peer, b) in peers.iter_mut().zip(bytes.chunks_exact(64)) {
+                peer.add(b);
+            }
+        }
+        Ok(Observation::new(&s.config, peers))
     }
 
     /// Starts a new generation after a failure: waits for this rank's stream, then for the other ranks, `patience` at most.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::layout::GroupConfig;
+use super::layout::{CombineMode, GroupConfig};
 
 /// NVLink 4 of an H100: 18 links of 25 GB/s in each direction (NVIDIA H100 datasheet), in bytes a second.
 const NVLINK: f64 = 450e9;
@@ -34,7 +34,7 @@ pub struct Ledger {
     pub copies: f64,
     /// Rows to the experts.
     pub dispatch: Cost,
-    /// Rows back, one for each pick.
+    /// Rows back: one for each pick, or one for each rank.
     pub combine: Cost,
     /// System-scope releases of a thread block and kernel.
     pub releases: usize,
@@ -57,14 +57,21 @@ impl GroupConfig {
         let copies = r * (1.0 - missed);
         let away = (r - 1.0) / r;
         let payload = self.payload.output_bytes() as f64 + 4.0 * self.payload.scales() as f64;
-        let meta = (16 + 8 * self.top_k).next_multiple_of(16) as f64;
+        let entry = match self.combine {
+            CombineMode::Exact => 8,
+            CombineMode::PreReduced => 12,
+        };
+        let meta = (16 + entry * self.top_k).next_multiple_of(16) as f64;
         let arrivals = 8.0 * self.blocks as f64 * (r - 1.0);
         let counts = 8.0 * (e * away + r - 1.0);
         let time = |bytes: f64, scan: f64| FIXED + scan + bytes / (NVLINK * REACHED);
         let rows = t * copies * away;
         let wire = rows * (self.payload.wire_bytes() as f64 + meta) + arrivals + counts;
         let row = 2.0 * self.hidden as f64;
-        let back = t * k * away * row;
+        let back = match self.combine {
+            CombineMode::Exact => t * k * away * row,
+            CombineMode::PreReduced => rows * row,
+        };
         Ledger {
             tokens,
             copies,

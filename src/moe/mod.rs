@@ -5,6 +5,7 @@ mod exchange;
 mod group;
 mod layout;
 mod ledger;
+mod observe;
 mod operands;
 pub mod protocol;
 mod rendezvous;
@@ -12,7 +13,8 @@ mod router;
 
 pub use exchange::{Channel, Combine, Dispatch, InFlight, Received, Rejected};
 pub use group::{Group, Rendezvous};
-pub use layout::{GroupConfig, Payload};
+pub use layout::{CombineMode, GroupConfig, Payload, SendPath};
 pub use ledger::{Cost, Ledger};
+pub use observe::{Observation, PeerStats};
 pub use operands::{Addends, ExpertRows, Picks, PicksMut, Rows};
 pub use router::{Router, RouterConfig, Scoring};

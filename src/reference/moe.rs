@@ -210,6 +210,34 @@ pub struct Added<'a> {
     pub bias: Option<&'a [f32]>,
 }
 
+/// The pre-reduced form: `owner[k]` is the rank that has pick k. Each rank's picks are summed as in [`combine`] and rounded
+/// to bf16; these partial sums, ranks ascending, are then added from +0 in f32, and the rest as there.
+pub fn combine_pre_reduced(
+    rows: &[Option<&[bf16]>],
+    weights: &[f32],
+    owner: &[usize],
+    add: Added<'_>,
+    hidden: usize,
+) -> Vec<bf16> {
+    let mut ranks: Vec<usize> = (rows.iter().zip(owner))
+        .filter_map(|(row, r)| row.map(|_| *r))
+        .collect();
+    ranks.sort_unstable();
+    ranks.dedup();
+    let partial: Vec<Vec<bf16>> = ranks
+        .iter()
+        .map(|r| {
+            let mine: Vec<Option<&[bf16]>> = (rows.iter().zip(owner))
+                .map(|(row, o)| row.filter(|_| o == r))
+                .collect();
+            combine(&mine, weights, Added::default(), hidden)
+        })
+        .collect();
+    let partial: Vec<Option<&[bf16]>> = partial.iter().map(|p| Some(p.as_slice())).collect();
+    // A weight of one makes the fma the plain sum.
+    combine(&partial, &vec![1.0; partial.len()], add, hidden)
+}
+
 /// One token: `rows[k]` is its pick's row, `None` for a pick that there is not. Sums in f32 by fma from +0, k ascending,
 /// then shared, residual, bias, each addition rounded; one rounding to bf16.
 pub fn combine(

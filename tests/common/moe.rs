@@ -8,7 +8,8 @@ use hadal::device::{Device, Status};
 use hadal::error::MoeError;
 use hadal::fp8::E4M3;
 use hadal::moe::{
-    Addends, Channel, ExpertRows, Group, GroupConfig, Payload, Picks, Rendezvous, Rows,
+    Addends, Channel, CombineMode, ExpertRows, Group, GroupConfig, Payload, Picks, Rendezvous,
+    Rows, SendPath,
 };
 use hadal::reference;
 use hadal::reference::moe::{Added, Origin};
@@ -107,6 +108,8 @@ pub fn config(
         max_rows: ranks * max_tokens * top_k,
         payload,
         hidden,
+        combine: CombineMode::Exact,
+        path: SendPath::Auto,
         blocks: 3,
         channels: 2,
         deadline: Duration::from_secs(20),
@@ -444,8 +447,22 @@ pub fn round_trip(
                 residual: Some(&residual[line.clone()]),
                 bias: Some(&data.bias),
             };
-            let want =
-                reference::moe::combine(&picks, &weights[t * c.top_k..][..c.top_k], add, c.hidden);
+            let w = &weights[t * c.top_k..][..c.top_k];
+            let want = match c.combine {
+                CombineMode::Exact => reference::moe::combine(&picks, w, add, c.hidden),
+                CombineMode::PreReduced => {
+                    let owner = |e: &i32| {
+                        let has = |r: &usize| {
+                            let (first, n) = c.experts_of(*r);
+                            (first..first + n).contains(&(*e as usize))
+                        };
+                        (0..c.ranks).find(has).unwrap_or(0)
+                    };
+                    let owners: Vec<usize> =
+                        ids[t * c.top_k..][..c.top_k].iter().map(owner).collect();
+                    reference::moe::combine_pre_reduced(&picks, w, &owners, add, c.hidden)
+                }
+            };
             assert_eq!(out[line], want, "rank {} token {t}", me.rank);
         }
     }
