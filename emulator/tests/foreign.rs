@@ -87,3 +87,26 @@ fn warps_with_bytes_of_their_own() {
         "shl.b32 %r3, %r1, 1;\nadd.u32 %r3, %r3, %r2;\nst.shared.u16 [%r3], 1;\nst.shared.u32 [%r2], %r1;",
     );
 }
+
+/// ptxas takes the qualifiers of memory accesses in any order; Triton, libcu++ and cooperative groups write them in three.
+#[test]
+fn qualifiers_in_any_order() {
+    for ld in [
+        "ld.acquire.gpu.global.b32",
+        "ld.global.gpu.acquire.b32",
+        "ld.b32.acquire.gpu.global",
+    ] {
+        passes(&format!("{ld} %r5, [%rd0];"));
+    }
+    for atom in [
+        "atom.release.gpu.global.add.u32",
+        "atom.global.gpu.release.add.u32",
+        "atom.add.release.gpu.global.u32",
+    ] {
+        passes(&format!("{atom} %r5, [%rd0], 1;"));
+    }
+    passes("red.add.noftz.relaxed.gpu.global.f16x2 [%rd0], %r0;\n{.reg.b32 f; mov.b32 f, 0;}");
+    let d = device(&Knobs::default());
+    let refused = d.load(&kernel("ld.global.gpu.gpu.acquire.b32 %r5, [%rd0];"));
+    assert!(refused.is_err_and(|e| e.contains("gpu")));
+}

@@ -4,7 +4,7 @@ mod approx;
 mod binary;
 mod compare;
 pub(crate) mod float;
-mod half_float;
+pub mod half_float;
 mod mov;
 mod packed;
 pub(crate) mod soft;

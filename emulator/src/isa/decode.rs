@@ -27,9 +27,26 @@ pub struct Address {
     pub space: Option<Space>,
 }
 
+/// Where a qualifier of a memory access stands in the order that the PTX ISA writes: ordering, scope, space, operation, how to
+/// treat subnormals, hints, vector, type. ptxas takes them in any order, and compilers make use of that.
+fn place(part: &str) -> u32 {
+    match part {
+        "mmio" => 0,
+        "weak" | "volatile" | "relaxed" | "acquire" | "release" | "acq_rel" | "sc" => 1,
+        "cta" | "cluster" | "gpu" | "sys" => 2,
+        "global" | "shared" | "shared::cta" | "shared::cluster" | "local" | "const" | "param"
+        | "param::entry" | "param::func" => 3,
+        "add" | "min" | "max" | "inc" | "dec" | "and" | "or" | "xor" | "exch" | "cas" => 4,
+        "noftz" => 5,
+        "v2" | "v4" | "v8" => 7,
+        p if Type::parse(p).is_some() => 8,
+        _ => 6,
+    }
+}
+
 /// The qualifiers of an opcode, taken from left to right.
 pub struct Mods<'a> {
-    parts: &'a [String],
+    parts: Vec<&'a str>,
     at: usize,
     span: Span,
     mnemonic: &'a str,
@@ -38,8 +55,12 @@ pub struct Mods<'a> {
 impl<'a> Mods<'a> {
     /// The qualifiers after the mnemonic.
     pub fn new(inst: &'a ast::Inst) -> Self {
+        let mut parts: Vec<&str> = inst.opcode.iter().map(String::as_str).collect();
+        if matches!(parts[0], "ld" | "st" | "atom" | "red") {
+            parts[1..].sort_by_key(|p| place(p));
+        }
         Self {
-            parts: &inst.opcode,
+            parts,
             at: 1,
             span: inst.span,
             mnemonic: &inst.opcode[0],
@@ -48,7 +69,7 @@ impl<'a> Mods<'a> {
 
     /// The next qualifier, not taken.
     pub fn peek(&self) -> Option<&'a str> {
-        self.parts.get(self.at).map(String::as_str)
+        self.parts.get(self.at).copied()
     }
 
     /// Takes the next qualifier.

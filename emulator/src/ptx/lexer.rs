@@ -90,6 +90,8 @@ pub fn lex(text: &str) -> Result<Vec<(Token<'_>, Span)>, PtxError> {
                 let mut j = i + 1;
                 loop {
                     match s.get(j) {
+                        // `.reg.b32` is two directives.
+                        Some(b'.') if c == b'.' => break,
                         Some(&c) if word_part(c) => j += 1,
                         // `shared::cluster`, `mbarrier::complete_tx::bytes`
                         Some(b':')
@@ -222,5 +224,8 @@ mod tests {
         assert_eq!(t[0].0, Token::Word("a.b::c.d"));
         assert_eq!(t[2].0, Token::Word("%r1"));
         assert_eq!(t[5], (Token::Word("$L_1"), Span { line: 2, col: 3 }));
+        let t = lex(".reg.b32 .shared::cta").unwrap();
+        let words = [".reg", ".b32", ".shared::cta"].map(Token::Word);
+        assert_eq!(t.iter().map(|t| t.0.clone()).collect::<Vec<_>>(), words);
     }
 }

@@ -36,6 +36,12 @@ struct Spec {
     xorsign: bool,
 }
 
+/// The sum of two f16 or bf16, rounded to nearest even.
+pub fn sum(bf: bool, a: u16, b: u16) -> u16 {
+    let f = if bf { BF16 } else { F16 };
+    soft::add(f, a.into(), b.into(), Round::Rn) as u16
+}
+
 fn apply(s: &Spec, a: u16, b: u16, c: u16, seed: Option<u64>) -> u16 {
     let f = s.format;
     let fl = |v: u16| if s.ftz { f.flush(v.into()) as u16 } else { v };

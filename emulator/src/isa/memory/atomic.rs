@@ -2,6 +2,7 @@
 
 use super::Place;
 use super::access::{self, addresses, misaligned, misalignment, place};
+use crate::isa::alu::half_float::sum;
 use crate::isa::decode::{Address, Decoder, Mods, Result};
 use crate::machine::exec::Cx;
 use crate::machine::inst::{Flow, Inst, RowId};
@@ -71,7 +72,7 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst, mut m: Mods) -> Result<Inst
         Op::Exch => matches!(ty, B32 | B64 | U32 | U64 | S32 | F32),
         Op::Cas => matches!(ty, B16 | B32 | B64 | U32 | U64 | S32),
     };
-    if !legal || matches!(ty, F16 | F16x2 | Bf16 | Bf16x2) {
+    if !legal {
         return Err(m.error(format!(
             "type .{ty:?} is not legal or not supported with this operation"
         )));
@@ -105,6 +106,14 @@ pub(super) fn decode(d: &mut Decoder, i: &ast::Inst, mut m: Mods) -> Result<Inst
 fn apply(a: &Atom, global: bool, old: u64, b: u64, swap: u64) -> u64 {
     use Type::*;
     match (a.op, a.ty) {
+        (Op::Add, F16 | Bf16) => u64::from(sum(a.ty == Bf16, old as u16, b as u16)),
+        (Op::Add, F16x2 | Bf16x2) => {
+            let half = |s: u32| {
+                let v = sum(a.ty == Bf16x2, (old >> s) as u16, (b >> s) as u16);
+                u64::from(v) << s
+            };
+            half(0) | half(16)
+        }
         (Op::Add, F32) => {
             // atom.add.f32 flushes subnormals to zero in global memory and keeps them in shared (PTX ISA, atom).
             let f = |v: f32| {
