@@ -43,6 +43,16 @@ const UNITS: &[Unit] = &[
         spills: 0,
     },
     Unit {
+        path: "kernels/mla/sm90_16bit_mla_decode.cu",
+        arch: "90a",
+        spills: 0,
+    },
+    Unit {
+        path: "kernels/mla/sm90_fp8_mla_decode.cu",
+        arch: "90a",
+        spills: 0,
+    },
+    Unit {
         path: "kernels/quant/sm90_bf16_quant_1x128.ptx",
         arch: "90",
         spills: 0,

@@ -1,7 +1,7 @@
 //! What can go wrong, by where it is found: before a launch in the arguments, in the driver, or on the device.
 
 /// An argument that does not fit. Nothing was launched, outputs are untouched.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ArgumentError {
     /// A buffer has too few elements.
@@ -85,6 +85,14 @@ pub enum ArgumentError {
         argument: &'static str,
         /// The other.
         other: &'static str,
+    },
+    /// A number is zero, negative or not finite where it must be positive.
+    #[error("{argument}: is {got}, must be positive and finite")]
+    NotPositive {
+        /// Which.
+        argument: &'static str,
+        /// Found.
+        got: f32,
     },
     /// A null pointer where bytes are needed.
     #[error("{argument}: is null")]
@@ -234,6 +242,27 @@ pub enum GemmError {
     /// The device or driver refused.
     #[error(transparent)]
     Device(#[from] DeviceError),
+}
+
+/// Planning or running an attention failed; nothing was launched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MlaError {
+    /// An argument does not fit.
+    #[error(transparent)]
+    Argument(#[from] ArgumentError),
+    /// The device or driver refused.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+impl From<GemmError> for MlaError {
+    fn from(e: GemmError) -> Self {
+        match e {
+            GemmError::Argument(e) => Self::Argument(e),
+            GemmError::Device(e) => Self::Device(e),
+        }
+    }
 }
 
 /// Quantising failed; nothing was launched.

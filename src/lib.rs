@@ -40,6 +40,7 @@ pub mod device;
 pub mod error;
 pub mod fp8;
 pub mod gemm;
+pub mod mla;
 pub mod moe;
 pub mod quant;
 pub mod reference;

@@ -28,6 +28,12 @@ __device__ __forceinline__ void mbarrier_arrive(u32 bar) {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(bar) : "memory");
 }
 
+// mbarrier.arrive.release.cluster.shared::cluster.b64 _, [bar]
+// PTX 8.0, sm_90. One arrival at a barrier of any CTA of the cluster (`bar` from mapa); release semantics at cluster scope.
+__device__ __forceinline__ void mbarrier_arrive_cluster(u32 bar) {
+    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
+}
+
 // mbarrier.arrive.expect_tx.shared::cta.b64 _, [bar], bytes
 // PTX 8.0, sm_90. First adds `bytes` to what the current phase waits for, then arrives once.
 __device__ __forceinline__ void mbarrier_arrive_expect_tx(u32 bar, u32 bytes) {
@@ -43,6 +49,21 @@ __device__ __forceinline__ bool mbarrier_try_wait(u32 bar, u32 parity) {
     asm volatile("{\n\t"
                  ".reg .pred done;\n\t"
                  "mbarrier.try_wait.parity.shared::cta.b64 done, [%1], %2;\n\t"
+                 "selp.b32 %0, 1, 0, done;\n\t"
+                 "}"
+                 : "=r"(done)
+                 : "r"(bar), "r"(parity)
+                 : "memory");
+    return done != 0;
+}
+
+// mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [bar], parity
+// PTX 8.0, sm_90. As above, with acquire semantics at cluster scope: for barriers that other CTAs arrive at.
+__device__ __forceinline__ bool mbarrier_try_wait_cluster(u32 bar, u32 parity) {
+    u32 done;
+    asm volatile("{\n\t"
+                 ".reg .pred done;\n\t"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%1], %2;\n\t"
                  "selp.b32 %0, 1, 0, done;\n\t"
                  "}"
                  : "=r"(done)

@@ -23,6 +23,32 @@ __device__ __forceinline__ void store_shared_v2(u32 addr, float x, float y) {
     asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(addr), "f"(x), "f"(y) : "memory");
 }
 
+// ld.shared.u32 / .v2.u32, st.shared.u32 / .v2.u32 / .f32 / .v4.u32
+// PTX 1.0, sm_10. Aligned to the vector's size.
+__device__ __forceinline__ u32 load_shared_u32(u32 addr) {
+    u32 v;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(addr) : "memory");
+    return v;
+}
+__device__ __forceinline__ void load_shared_v2(u32 addr, u32& x, u32& y) {
+    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(x), "=r"(y) : "r"(addr) : "memory");
+}
+__device__ __forceinline__ void store_shared_u32(u32 addr, u32 v) {
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(addr), "r"(v) : "memory");
+}
+__device__ __forceinline__ void store_shared_u16(u32 addr, u32 v) {
+    asm volatile("{\n\t.reg .b16 h;\n\tcvt.u16.u32 h, %1;\n\tst.shared.u16 [%0], h;\n\t}" ::"r"(addr), "r"(v) : "memory");
+}
+__device__ __forceinline__ void store_shared_v2(u32 addr, u32 x, u32 y) {
+    asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(addr), "r"(x), "r"(y) : "memory");
+}
+__device__ __forceinline__ void store_shared_f32(u32 addr, float v) {
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(addr), "f"(v) : "memory");
+}
+__device__ __forceinline__ void store_shared_v4(u32 addr, u32 x, u32 y, u32 z, u32 w) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(addr), "r"(x), "r"(y), "r"(z), "r"(w) : "memory");
+}
+
 // st.relaxed.cta.shared.u32 [addr], v
 // PTX 6.0, sm_70. Strong: other threads may read the word at the same time.
 __device__ __forceinline__ void store_relaxed_shared_u32(u32 addr, u32 v) {

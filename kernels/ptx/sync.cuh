@@ -56,6 +56,70 @@ __device__ __forceinline__ u32 shuffle_from(u32 value, u32 lane) {
     return d;
 }
 
+// shfl.sync.up.b32 d, value, distance, 0, 0xffffffff
+// PTX 6.0, sm_30. The value of the lane `distance` below; lanes that have none get their own.
+__device__ __forceinline__ u32 shuffle_up(u32 value, u32 distance) {
+    u32 d;
+    asm volatile("shfl.sync.up.b32 %0, %1, %2, 0, 0xffffffff;" : "=r"(d) : "r"(value), "r"(distance));
+    return d;
+}
+
+// shfl.sync.bfly.b32 d, value, mask, 0x1f, 0xffffffff
+// PTX 6.0, sm_30. The value of the lane whose number differs in the bits of `mask`.
+template <int MASK>
+__device__ __forceinline__ float shuffle_xor(float value) {
+    float d;
+    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=f"(d) : "f"(value), "n"(MASK));
+    return d;
+}
+template <int MASK>
+__device__ __forceinline__ u32 shuffle_xor(u32 value) {
+    u32 d;
+    asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=r"(d) : "r"(value), "n"(MASK));
+    return d;
+}
+
+// vote.sync.ballot.b32 d, p, 0xffffffff
+// PTX 6.0, sm_30. Bit l is set where lane l's predicate is true.
+__device__ __forceinline__ u32 ballot(bool predicate) {
+    u32 d;
+    asm volatile("{\n\t"
+                 ".reg .pred p;\n\t"
+                 "setp.ne.b32 p, %1, 0;\n\t"
+                 "vote.sync.ballot.b32 %0, p, 0xffffffff;\n\t"
+                 "}"
+                 : "=r"(d)
+                 : "r"(static_cast<u32>(predicate)));
+    return d;
+}
+
+// The first lane whose predicate is true; at least one must be.
+__device__ __forceinline__ u32 first_lane(bool predicate) {
+    return static_cast<u32>(__ffs(static_cast<int>(ballot(predicate)))) - 1;
+}
+
+// barrier.cluster.arrive.release.aligned, barrier.cluster.wait.acquire.aligned
+// PTX 7.8, sm_90. All threads of the cluster meet; what they wrote to each other's shared memory before is visible after.
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+// mov.u32 d, %cluster_ctarank
+// PTX 7.8, sm_90.
+__device__ __forceinline__ u32 cluster_rank() {
+    u32 d;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(d));
+    return d;
+}
+
+// mapa.shared::cluster.u32 d, addr, rank
+// PTX 7.8, sm_90. The address, in the cluster's window, of CTA `rank`'s variable that this CTA has at `addr`.
+__device__ __forceinline__ u32 map_to_rank(u32 addr, u32 rank) {
+    u32 d;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(d) : "r"(addr), "r"(rank));
+    return d;
+}
+
 // fence.proxy.async.shared::cta
 // PTX 8.0, sm_90. Orders the thread's ordinary accesses to shared memory against accesses of the
 // async proxy (copy engine, wgmma), both ways.

@@ -33,6 +33,33 @@ __device__ __forceinline__ void tma_load_2d(u32 dst, const TensorMap& map, u32 x
         : "memory");
 }
 
+// cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
+//     [dst], [map, {x, y, z}], [bar]
+// PTX 8.0, sm_90. As the 2d form.
+__device__ __forceinline__ void tma_load_3d(u32 dst, const TensorMap& map, u32 x, u32 y, u32 z, u32 bar) {
+    asm volatile(
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+        " [%0], [%1, {%2, %3, %4}], [%5];" ::"r"(dst),
+        "l"(&map), "r"(x), "r"(y), "r"(z), "r"(bar)
+        : "memory");
+}
+
+// cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster
+//     [dst], [map, {x, y, z}], [bar], ctas
+// PTX 8.0, sm_90. Writes the box to the same place in each CTA whose bit is set in `ctas`, and adds its bytes to the barrier at
+// the same place there.
+__device__ __forceinline__ void tma_load_3d_multicast(u32 dst, const TensorMap& map, u32 x, u32 y, u32 z, u32 bar, u32 ctas) {
+    asm volatile(
+        "{\n\t"
+        ".reg .b16 ctas;\n\t"
+        "cvt.u16.u32 ctas, %6;\n\t"
+        "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster"
+        " [%0], [%1, {%2, %3, %4}], [%5], ctas;\n\t"
+        "}" ::"r"(dst),
+        "l"(&map), "r"(x), "r"(y), "r"(z), "r"(bar), "r"(ctas)
+        : "memory");
+}
+
 // cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [map, {x, y}], [src]
 // PTX 8.0, sm_90. Reads shared memory in the async proxy; joins the thread's open bulk group.
 __device__ __forceinline__ void tma_store_2d(const TensorMap& map, u32 x, u32 y, u32 src) {

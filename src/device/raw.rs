@@ -342,3 +342,34 @@ pub(crate) fn enable_peer(context: &CudaContext, peer: &CudaContext) -> Result<b
         code => Err(failed("cuCtxEnablePeerAccess", code)),
     }
 }
+
+/// Encodes a three-dimensional tensor map of 16-bit values in the 128-byte swizzle. Answers the driver's result.
+pub(crate) fn encode_planes(map: &mut [u64; 16], s: &super::tensor_map::Planes) -> u32 {
+    use sys::{
+        CUtensorMapDataType as T, CUtensorMapFloatOOBfill as F, CUtensorMapInterleave as I,
+        CUtensorMapL2promotion as L, CUtensorMapSwizzle as S,
+    };
+    let boxes = [s.box_dims[0], s.box_dims[1], 1];
+    let steps = [1u32; 3];
+    let mut out = std::mem::MaybeUninit::<sys::CUtensorMap>::zeroed();
+    // SAFETY: three dimensions, two strides, a place for the map.
+    let r = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            out.as_mut_ptr(),
+            T::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+            3,
+            s.address as *mut c_void,
+            s.dims.as_ptr(),
+            s.strides.as_ptr(),
+            boxes.as_ptr(),
+            steps.as_ptr(),
+            I::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            S::CU_TENSOR_MAP_SWIZZLE_128B,
+            L::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            F::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    // SAFETY: all bytes were zeroed, and any bytes are a map.
+    *map = unsafe { out.assume_init() }.opaque;
+    r as u32
+}

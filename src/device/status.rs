@@ -77,6 +77,8 @@ fn kernel(id: u32) -> &'static str {
         2 => "sm90_bf16_quant_1x128",
         3 => "sm90_quant_128x128",
         4 => "sm90_moe_dispatch_send",
+        16 => "sm90_mla_decode",
+        17 => "sm90_mla_append",
         _ => "an unknown kernel",
     }
 }

@@ -64,6 +64,50 @@ impl TensorMap {
     }
 }
 
+/// Planes of rows of 16-bit values, copied in boxes of one plane with the 128-byte swizzle.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Planes {
+    pub(crate) argument: &'static str,
+    pub(crate) address: u64,
+    /// Columns, rows, planes.
+    pub(crate) dims: [u64; 3],
+    /// Bytes from row to row, from plane to plane.
+    pub(crate) strides: [u64; 2],
+    /// Columns, rows.
+    pub(crate) box_dims: [u32; 2],
+}
+
+impl TensorMap {
+    /// Encodes it, rules first, as [`TensorMap::new`].
+    pub(crate) fn planes(s: &Planes) -> Result<Self, GemmError> {
+        let plane = |dims: [u64; 2], stride| Spec {
+            argument: s.argument,
+            element: Element::Bf16,
+            address: s.address,
+            dims,
+            stride,
+            box_dims: s.box_dims,
+            swizzle: true,
+        };
+        rules(&plane([s.dims[0], s.dims[1]], s.strides[0]))?;
+        let rows = plane([1, s.dims[2]], s.strides[1]);
+        rules(&rows)?;
+        let mut map = [0; 16];
+        match raw::encode_planes(&mut map, s) {
+            0 => Ok(Self(map)),
+            code => Err(DeviceError::TensorMap {
+                argument: s.argument,
+                code,
+                address: s.address,
+                dims: rows.dims,
+                stride: rows.stride,
+                box_dims: s.box_dims,
+            }
+            .into()),
+        }
+    }
+}
+
 fn rules(s: &Spec) -> Result<(), ArgumentError> {
     multiple(s.argument, s.address, 16)?;
     multiple(s.argument, s.stride, 16)?;

@@ -3,8 +3,10 @@
 //! * [`quant`]: the same bits as the quantisers.
 //! * [`moe`]: the router's bits, and the all-to-all as plain loops.
 //! * [`gemm`]: the product in f64 with an error bound for each element, and a model of the kernel that has its very bits.
+//! * [`mla`]: attention in f64 with an error bound for each element, and the merge of partial results.
 
 pub mod gemm;
+pub mod mla;
 pub mod moe;
 pub mod quant;
 
