@@ -71,7 +71,37 @@ def mma_sync():
     yield "mma.sync.m16n8k8.row.col.f32.tf32.tf32.f32 {f0, f1, f2, f3}, {r4, r5, r6, r7}, {r8, r9}, {f0, f1, f2, f3};"
 
 
-FAMILIES = {"mma_sync": mma_sync}
+def cp_async():
+    for level, size in product(("ca", "cg", "cb"), (2, 4, 8, 16, 32)):
+        yield f"cp.async.{level}.shared.global [r0], [d0], {size};"
+    for space in ("shared", "shared::cta", "shared::cluster", ""):
+        dot = "." + space if space else ""
+        yield f"cp.async.ca{dot}.global [r0], [d0], 4;"
+        yield f"cp.async.mbarrier.arrive{dot}.b64 [r0];"
+        yield f"cp.async.mbarrier.arrive.noinc{dot}.b64 [r0];"
+        yield f"cp.async.mbarrier.arrive.noinc{dot}.b64 [d0];"
+    for hint, size in product(("", ".L2::cache_hint"), ("", ".L2::64B", ".L2::128B", ".L2::256B", ".L2::512B")):
+        end = ", d1" if hint else ""
+        yield f"cp.async.cg.shared.global{hint}{size} [r0], [d0], 16{end};"
+        yield f"cp.async.cg.shared.global{hint}{size} [r0], [d0], 16, r1{end};"
+        yield f"cp.async.ca.shared.global{size}{hint} [r0], [d0], 8, r1{end};"
+    for limit in ("0", "4", "8", "16", "r1", "p0", "!p0", "d1", "f0", "h0", "_"):
+        yield f"cp.async.ca.shared.global [r0], [d0], 8, {limit};"
+        yield f"cp.async.cg.shared.global [r0], [d0], 16, {limit};"
+    yield "cp.async.ca.shared.global [r0], [d0], r1;"
+    yield "cp.async.ca.shared.global [d1], [d0], 4;"
+    yield "cp.async.ca.shared.global [smem], [gmem], 4;"
+    yield "cp.async.ca.shared.global [smem+4], [d0+4], 4;"
+    yield "cp.async.ca.global.shared [d0], [r0], 4;"
+    yield "cp.async.ca.shared.global [r0], [d0];"
+    yield "cp.async.cg.shared.global.L2::cache_hint [r0], [d0], 16;"
+    for op in ("commit_group", "commit_group 0", "wait_group", "wait_group 0", "wait_group 7", "wait_group r0", "wait_group -1", "wait_all", "wait_all 0", "wait_group.read 0"):
+        yield f"cp.async.{op};"
+    yield "cp.async.mbarrier.arrive.noinc.shared.b32 [r0];"
+    yield "cp.async.mbarrier.arrive.noinc.shared.b64 [r0], 1;"
+
+
+FAMILIES = {"mma_sync": mma_sync, "cp_async": cp_async}
 
 
 def of_target(target, only=None):

@@ -1,8 +1,8 @@
 //! Who did what before whom: agents, epochs, vector clocks.
 //!
-//! The agents of a block are its warps (generic proxy) and, in the async proxy, one for each warp's bulk copies out of
-//! shared memory, one for each warp's matrix operations and one for each mbarrier, on which copies into shared memory
-//! complete. An asynchronous operation thus is work of an agent of its own that others learn of by waiting: for the group,
+//! The agents of a block are its warps and each warp's copies of `cp.async` (generic proxy) and, in the async proxy, one for
+//! each warp's bulk copies out of shared memory, one for each warp's matrix operations and one for each mbarrier, on which
+//! copies into shared memory complete. An asynchronous operation thus is work of an agent of its own that others learn of by waiting: for the group,
 //! or for the phase of the mbarrier. (The scheme is FastTrack's, Flanagan and Freund 2009, over such agents.)
 
 /// Warps of a block at most.
@@ -14,7 +14,9 @@ pub const BULK: u32 = WARPS;
 /// See [`BULK`].
 pub const WGMMA: u32 = 2 * WARPS;
 /// See [`BULK`].
-pub const MBAR: u32 = 3 * WARPS;
+pub const COPY: u32 = 3 * WARPS;
+/// See [`BULK`].
+pub const MBAR: u32 = 4 * WARPS;
 /// Agents in all.
 pub const AGENTS: usize = (MBAR + MBARRIERS) as usize;
 
@@ -44,7 +46,7 @@ impl Epoch {
     }
     /// Through the generic proxy.
     pub const fn generic(self) -> bool {
-        self.agent() < WARPS
+        matches!(self.agent(), 0..WARPS | COPY..MBAR)
     }
 }
 

@@ -6,9 +6,9 @@
 //! known-good code, stricter than the axiomatic model, which lets the reader's block fence instead).
 //! A warp counts as one agent; accesses of other blocks of a cluster mark bytes as written and are not ordered.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use super::clock::{AGENTS, BULK, CLOCK_MAX, Clock, Epoch, MBAR, MBARRIERS, WARPS, WGMMA};
+use super::clock::{AGENTS, BULK, CLOCK_MAX, COPY, Clock, Epoch, MBAR, MBARRIERS, WARPS, WGMMA};
 use super::shadow::{By, Conflict, Shadow, covered};
 use crate::machine::Knobs;
 use crate::machine::report::{FaultCode, Finding};
@@ -55,6 +55,10 @@ pub struct SharedChecks {
     mbar_agents: u32,
     wgmma_open: Vec<u32>,
     bulk_open: Vec<u32>,
+    /// The segment that each warp's next `cp.async` belongs to: a commit or an arrival begins a new one.
+    copy_open: Vec<u32>,
+    /// The last segment of each group that was committed and not waited for.
+    copy_groups: Vec<VecDeque<u32>>,
     exhausted: bool,
     /// Per 16 bytes: 0 unknown, else 1 + the swizzle a tensor copy filled them with.
     tags: Vec<u8>,
@@ -106,7 +110,8 @@ fn who(e: Epoch) -> String {
     match e.agent() {
         a if a < WARPS => format!("warp {a}"),
         a if a < WGMMA => format!("a bulk copy of warp {}", a - BULK),
-        a if a < MBAR => format!("a matrix operation of warp {}", a - WGMMA),
+        a if a < COPY => format!("a matrix operation of warp {}", a - WGMMA),
+        a if a < MBAR => format!("a cp.async of warp {}", a - COPY),
         a => format!("a copy that completes on mbarrier #{}", a - MBAR),
     }
 }
@@ -144,6 +149,8 @@ impl SharedChecks {
             mbar_agents: 0,
             wgmma_open: vec![1; w],
             bulk_open: vec![1; w],
+            copy_open: vec![1; w],
+            copy_groups: vec![VecDeque::new(); w],
             exhausted: false,
             tags: if c.swizzle {
                 vec![0; (end as usize).div_ceil(16)]
@@ -470,7 +477,9 @@ impl SharedChecks {
     pub fn fence_proxy(&mut self, w: u32) {
         if self.tracking() {
             let i = w as usize;
-            self.fenced[i].0[i] = self.clocks[i].0[i];
+            for agent in [i, COPY as usize + i] {
+                self.fenced[i].0[agent] = self.clocks[i].0[agent];
+            }
             self.tick(w);
         }
     }
@@ -577,6 +586,72 @@ impl SharedChecks {
             let done = self.bulk_open[w as usize].saturating_sub(1 + pending);
             let c = &mut self.clocks[w as usize].0[(BULK + w) as usize];
             *c = (*c).max(done);
+        }
+    }
+}
+
+/// `cp.async`.
+impl SharedChecks {
+    /// The agent of warp `w`'s copies of the segment being formed.
+    pub fn copy_agent(&self, w: u32, pc: u32) -> AsyncAgent {
+        AsyncAgent {
+            epoch: Epoch::new(COPY + w, self.copy_open[w as usize] & CLOCK_MAX),
+            warp: w,
+            pc,
+        }
+    }
+
+    /// A copy writes a range, in the generic proxy; checked when it is issued.
+    ///
+    /// # Errors
+    /// A race.
+    pub fn copy_write(&mut self, a: AsyncAgent, off: u32, bytes: u32) -> Checked {
+        if self.tracking() {
+            for g in off / 4..(off + bytes).div_ceil(4) {
+                let part = covered(g, off, off + bytes);
+                let by = by(&self.clocks, a.warp, a.epoch, a.pc, self.race_on);
+                self.shadow
+                    .write(g, part, by, &|| false)
+                    .map_err(|c| race("writes", g, c))?;
+            }
+        }
+        self.set_init(off, bytes);
+        Ok(())
+    }
+
+    /// Ends the segment of warp `w`'s copies and says which it was.
+    pub fn copy_segment(&mut self, w: u32) -> u32 {
+        let open = &mut self.copy_open[w as usize];
+        *open += 1;
+        self.exhausted |= *open >= CLOCK_MAX;
+        *open - 1
+    }
+
+    /// Warp `w` closes its group of copies.
+    pub fn copy_commit(&mut self, w: u32) {
+        let last = self.copy_segment(w);
+        self.copy_groups[w as usize].push_back(last);
+    }
+
+    /// Warp `w` has waited until `pending` of its groups at most are left.
+    pub fn copy_wait(&mut self, w: u32, pending: usize) {
+        let groups = &mut self.copy_groups[w as usize];
+        while groups.len() > pending {
+            let last = groups.pop_front().unwrap_or_default();
+            if let Some(c) = self.clocks.get_mut(w as usize) {
+                let c = &mut c.0[(COPY + w) as usize];
+                *c = (*c).max(last);
+            }
+        }
+    }
+
+    /// The copies of warp `w` up to `segment` arrive at the mbarrier at `off`.
+    pub fn mbar_arrive_copies(&mut self, w: u32, off: u32, segment: u32) {
+        if self.tracking()
+            && let Some(m) = self.mbars.get_mut(&off)
+        {
+            let c = &mut m.0.arriving.0[(COPY + w) as usize];
+            *c = (*c).max(segment);
         }
     }
 }

@@ -164,7 +164,26 @@ impl Block {
         Ok(())
     }
 
-    fn mbar_arrive(
+    /// One arrival more is missing in this phase.
+    ///
+    /// # Errors
+    /// No such object; the count leaves its range.
+    pub fn mbar_increment(&mut self, at: u32) -> std::result::Result<(), Box<Finding>> {
+        let m = self.mbar(at)?;
+        m.pending += 1;
+        if m.pending > MAX {
+            return Err(misuse(format!(
+                "mbarrier at {at:#x}: its pending count rose above {MAX}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// `count` arrivals. The state before them, and true when the phase completed.
+    ///
+    /// # Errors
+    /// No such object; more arrivals than the phase misses.
+    pub fn mbar_arrive(
         &mut self,
         at: u32,
         count: i64,

@@ -6,6 +6,7 @@ pub mod bulk;
 pub mod call;
 pub mod control;
 pub mod convert;
+pub mod cp_async;
 pub mod decode;
 pub mod forms;
 pub(crate) mod lanes;
@@ -37,6 +38,7 @@ pub fn decode(d: &mut Decoder, i: &ast::Inst) -> Result<Inst> {
         warp::decode,
         mbarrier::decode,
         bulk::decode,
+        cp_async::decode,
         wgmma::decode,
         matrix::decode,
         mma_sync::decode,

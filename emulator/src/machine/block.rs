@@ -9,6 +9,7 @@ use super::program::{Kernel, SHARED_BASE};
 use super::{GridId, Launch};
 use crate::check::shared::SharedChecks;
 use crate::isa::bulk::BulkState;
+use crate::isa::cp_async::Copies;
 use crate::isa::mbarrier::Mbarriers;
 use crate::isa::wgmma::WgmmaState;
 
@@ -141,6 +142,8 @@ pub struct Block {
     pub mbarriers: Mbarriers,
     /// Bulk copies.
     pub bulk: BulkState,
+    /// Copies of a few bytes a lane.
+    pub copies: Copies,
     /// Matrix operations.
     pub wgmma: WgmmaState,
     /// Registers left in the pool.
@@ -215,6 +218,7 @@ impl Block {
             checks,
             mbarriers: Mbarriers::default(),
             bulk: BulkState::new(threads.div_ceil(32)),
+            copies: Copies::new(threads.div_ceil(32)),
             wgmma: WgmmaState::new(threads.div_ceil(32)),
             reg_pool: pool.saturating_sub(regs_held * threads.next_multiple_of(32)),
             live_warps: threads.div_ceil(32),

@@ -1,6 +1,8 @@
 //! What the emulator's tests share: a leased device, a loaded kernel, launches through cudarc's raw layer.
 #![allow(dead_code)]
 
+pub mod bench;
+
 use std::ffi::{CString, c_void};
 use std::sync::{Arc, OnceLock};
 
