@@ -23,7 +23,9 @@ fn sizes_and_left_out_bytes() {
              ld.shared.v4.b32 {{%r11, %r12, %r13, %r14}}, [%r6];\nst.global.v4.b32 [%rd1+2048], {{%r11, %r12, %r13, %r14}};"
         )
     };
-    let cases: [(&str, usize, fn(usize) -> usize); 9] = [
+    // The instruction, the bytes it writes, the bytes that thread t reads.
+    type Case = (&'static str, usize, fn(usize) -> usize);
+    let cases: [Case; 9] = [
         ("cp.async.ca.shared.global [%r6], [%rd1], 4;", 4, |_| 4),
         ("cp.async.ca.shared::cta.global [%r6], [%rd1], 8;", 8, |_| 8),
         (

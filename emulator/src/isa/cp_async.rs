@@ -213,8 +213,10 @@ fn copy(d: &mut Decoder, i: &ast::Inst, mut m: Mods, all_levels: bool) -> Result
         return Err(m.error("expected the destination space .shared"));
     }
     m.expect("global")?;
+    // ptxas takes the two in either order.
     let hint = m.take("L2::cache_hint");
     m.one_of(&["L2::64B", "L2::128B", "L2::256B"]);
+    let hint = hint || m.take("L2::cache_hint");
     m.finish()?;
     let Operand::Int { bits, .. } = *d.operand(i, 2)? else {
         return Err(d.error(i, "the size is a constant"));
@@ -233,6 +235,9 @@ fn copy(d: &mut Decoder, i: &ast::Inst, mut m: Mods, all_levels: bool) -> Result
             o @ Operand::NotReg(_) => {
                 let (p, negated) = d.pred(i, &o)?;
                 Limit::Ignore(p, negated)
+            }
+            Operand::Int { bits: n, .. } if n > bits => {
+                return Err(d.error(i, format!("{n} bytes of the source for a copy of {bits}")));
             }
             _ => Limit::Size(d.src(i, 3, Type::U32)?),
         },
