@@ -3,7 +3,7 @@
 
 use super::decode::{InType, Term, terms};
 use super::epilogue::{LANES, Old, close};
-use super::{Step, Vectors, exact};
+use super::{Step, Vectors, exact, wide};
 
 /// Columns whose operand stays decoded at a time.
 pub const COLUMNS: usize = 64;
@@ -71,7 +71,7 @@ impl Shape {
 
 /// Element `k` of a row.
 #[inline(always)]
-fn element(ty: InType, row: &[u8], k: usize) -> u32 {
+pub fn element(ty: InType, row: &[u8], k: usize) -> u32 {
     match ty.bytes() {
         1 => row[k].into(),
         2 => u16::from_le_bytes([row[2 * k], row[2 * k + 1]]).into(),
@@ -87,15 +87,23 @@ pub fn special_row(ty: InType, row: &[u8]) -> bool {
 
 /// One operation by whatever is fastest here.
 pub fn tile(step: &Step, acc: &mut [u32], vectors: Vectors) {
+    if wide::tile(step, acc, vectors) {
+        return;
+    }
+    integers(step, acc, vectors);
+}
+
+/// One operation in integers.
+pub fn integers(step: &Step, acc: &mut [u32], vectors: Vectors) {
     match vectors {
         Vectors::Baseline => baseline(step, acc),
         #[cfg(target_arch = "x86_64")]
-        Vectors::Avx2 if step.kind.a.bytes() == 1 => {
-            // SAFETY: `Vectors::Avx2` is only made where the processor has AVX2.
+        _ if step.kind.a.bytes() == 1 => {
+            // SAFETY: all but `Vectors::Baseline` are only made where the processor has AVX2.
             unsafe { super::fp8_avx2::tile(step, acc) }
         }
         #[cfg(target_arch = "x86_64")]
-        Vectors::Avx2 => {
+        _ => {
             // SAFETY: as above.
             unsafe { avx2(step, acc) }
         }

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `exact` | the definition in straight lines, one output after the other: what the others must equal |
 //! | `lanes` | the same for sixteen columns at once, all float types, left to the compiler to vectorise |
+//! | `wide` | the usual case of f16, bf16 and tf32: products in f32 |
 //! | `fp8_avx2` | the inner loop for 8-bit floats in 16-bit lanes |
 //! | `epilogue` | the accumulator as a term, and the result, for lanes |
 //! | `fast` | the plain mode |
@@ -30,6 +31,7 @@ mod lanes;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod wide;
 
 use crate::machine::knobs::ComputeCapability;
 pub use decode::{AccType, InType};
@@ -124,12 +126,19 @@ enum Vectors {
     /// 256-bit integer vectors.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// 512-bit vectors (AVX-512 F, BW, DQ, VL) on top.
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
 }
 
 fn vectors() -> Vectors {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        return Vectors::Avx2;
+        let wide = std::arch::is_x86_feature_detected!("avx512f")
+            && std::arch::is_x86_feature_detected!("avx512bw")
+            && std::arch::is_x86_feature_detected!("avx512dq")
+            && std::arch::is_x86_feature_detected!("avx512vl");
+        return if wide { Vectors::Avx512 } else { Vectors::Avx2 };
     }
     Vectors::Baseline
 }

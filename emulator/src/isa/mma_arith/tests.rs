@@ -185,11 +185,26 @@ fn compare(step: &Step, old: &[u32], want: &[u32], got: &[u32], name: &str) {
     }
 }
 
+/// The sets of vectors that this machine has.
+fn every_vectors() -> Vec<Vectors> {
+    let mut all = vec![Vectors::Baseline];
+    #[cfg(target_arch = "x86_64")]
+    if vectors() != Vectors::Baseline {
+        all.push(Vectors::Avx2);
+        if vectors() != Vectors::Avx2 {
+            all.push(vectors());
+        }
+    }
+    all
+}
+
 #[test]
 fn vectors_equal_the_definition() {
     let (mut outputs, mut nan, mut zero, mut infinite) = (0, 0, 0, 0);
+    let (mut in_f32, mut all) = (0, 0);
     tiles(1, 400, |step, old, name| {
         let want = by_definition(step, old);
+        all += every_vectors().len();
         for &x in &want {
             let f32_result = step.kind.acc == AccType::F32;
             outputs += 1;
@@ -198,13 +213,22 @@ fn vectors_equal_the_definition() {
             infinite +=
                 usize::from(x & 0x7FFF_FFFF == 0x7F80_0000 && f32_result || x & 0x7FFF == 0x7C00);
         }
-        let mut got = old.to_vec();
-        lanes::tile(step, &mut got, vectors());
-        compare(step, old, &want, &got, name);
-        let mut got = old.to_vec();
-        lanes::tile(step, &mut got, Vectors::Baseline);
-        compare(step, old, &want, &got, name);
+        for v in every_vectors() {
+            let mut got = old.to_vec();
+            lanes::tile(step, &mut got, v);
+            compare(step, old, &want, &got, name);
+            let mut got = old.to_vec();
+            lanes::integers(step, &mut got, v);
+            compare(step, old, &want, &got, name);
+            let mut got = old.to_vec();
+            if wide::tile(step, &mut got, v) {
+                in_f32 += 1;
+                compare(step, old, &want, &got, name);
+            }
+        }
     });
+    // 4 of the 12 kinds are f16 or wider; of those two, tiles with far exponents are left to integers.
+    assert!(in_f32 > 0, "{in_f32} of {all}");
     // Neither drowned in special values nor without them.
     assert!(
         nan < outputs / 2 && nan > outputs / 100,
