@@ -126,19 +126,12 @@ enum Vectors {
     /// 256-bit integer vectors.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// 512-bit vectors (AVX-512 F, BW, DQ, VL) on top.
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
 }
 
 fn vectors() -> Vectors {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx2") {
-        let wide = std::arch::is_x86_feature_detected!("avx512f")
-            && std::arch::is_x86_feature_detected!("avx512bw")
-            && std::arch::is_x86_feature_detected!("avx512dq")
-            && std::arch::is_x86_feature_detected!("avx512vl");
-        return if wide { Vectors::Avx512 } else { Vectors::Avx2 };
+        return Vectors::Avx2;
     }
     Vectors::Baseline
 }

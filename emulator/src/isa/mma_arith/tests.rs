@@ -190,10 +190,7 @@ fn every_vectors() -> Vec<Vectors> {
     let mut all = vec![Vectors::Baseline];
     #[cfg(target_arch = "x86_64")]
     if vectors() != Vectors::Baseline {
-        all.push(Vectors::Avx2);
-        if vectors() != Vectors::Avx2 {
-            all.push(vectors());
-        }
+        all.push(vectors());
     }
     all
 }

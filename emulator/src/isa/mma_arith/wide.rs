@@ -79,11 +79,6 @@ pub fn tile(step: &Step, acc: &mut [u32], vectors: Vectors) -> bool {
             // SAFETY: `Vectors::Avx2` is only made where the processor has AVX2.
             unsafe { avx2(step, acc) }
         }
-        #[cfg(target_arch = "x86_64")]
-        Vectors::Avx512 => {
-            // SAFETY: `Vectors::Avx512` is only made where the processor has these.
-            unsafe { avx512(step, acc) }
-        }
     }
 }
 
@@ -91,12 +86,6 @@ pub fn tile(step: &Step, acc: &mut [u32], vectors: Vectors) -> bool {
 #[target_feature(enable = "avx2")]
 fn avx2(step: &Step, acc: &mut [u32]) -> bool {
     whole::<1>(step, acc)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,avx512f,avx512bw,avx512dq,avx512vl")]
-fn avx512(step: &Step, acc: &mut [u32]) -> bool {
-    whole::<2>(step, acc)
 }
 
 #[inline(always)]
@@ -156,6 +145,7 @@ fn typed<const LEVEL: u8>(ty: InType, step: &Step, acc: &mut [u32]) -> bool {
 
 /// Largest exponents and sums of cut products of sixteen columns from `at` on, with the vectors of `LEVEL`.
 #[inline(always)]
+#[allow(clippy::needless_range_loop)] // lanes
 fn products<const LEVEL: u8>(
     a: &[(f32, i16)],
     cols: &Columns,
@@ -182,9 +172,6 @@ fn products<const LEVEL: u8>(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: the caller was compiled for these vectors.
         1 => unsafe { x86::sum8(a, &cols.value[first..], at, &scale) },
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: as above.
-        2 => unsafe { x86::sum16(a, &cols.value[first..], at, &scale) },
         _ => sum(a, &cols.value[first..], at, &scale),
     };
     (top, [sum(0, &a[..half]), sum(half, &a[half..])])
@@ -206,6 +193,7 @@ fn sum(a: &[(f32, i16)], rows: &[[f32; COLUMNS]], at: usize, scale: &[f32; LANES
 
 /// [`sum`] in vectors: left to itself the compiler takes the lanes of these loops apart.
 #[cfg(target_arch = "x86_64")]
+#[allow(clippy::needless_range_loop)] // halves of several arrays
 mod x86 {
     use std::arch::x86_64::*;
 
@@ -235,29 +223,6 @@ mod x86 {
             for v in 0..2 {
                 _mm256_storeu_si256(out.as_mut_ptr().add(8 * v).cast(), sum[v]);
             }
-        }
-        out
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx512f")]
-    pub fn sum16(
-        a: &[(f32, i16)],
-        rows: &[[f32; COLUMNS]],
-        at: usize,
-        scale: &[f32; LANES],
-    ) -> [i32; LANES] {
-        let mut out = [0; LANES];
-        // SAFETY: as in `sum8`.
-        unsafe {
-            let scale = _mm512_loadu_ps(scale.as_ptr());
-            let mut sum = _mm512_setzero_si512();
-            for (&(va, _), row) in a.iter().zip(rows) {
-                let vb = _mm512_loadu_ps(row[at..at + LANES].as_ptr());
-                let p = _mm512_mul_ps(_mm512_set1_ps(va), vb);
-                sum = _mm512_add_epi32(sum, _mm512_cvttps_epi32(_mm512_mul_ps(p, scale)));
-            }
-            _mm512_storeu_si512(out.as_mut_ptr().cast(), sum);
         }
         out
     }
