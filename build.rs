@@ -23,7 +23,17 @@ struct Unit {
 /// All units. A `.cu` or `.ptx` file that is not here fails the build.
 const UNITS: &[Unit] = &[
     Unit {
-        path: "kernels/gemm/sm90_fp8_gemm_1d2d.cu",
+        path: "kernels/gemm/sm90_fp8_gemm_1d2d_128.cu",
+        arch: "90a",
+        spills: 0,
+    },
+    Unit {
+        path: "kernels/gemm/sm90_fp8_gemm_1d2d_64.cu",
+        arch: "90a",
+        spills: 0,
+    },
+    Unit {
+        path: "kernels/gemm/sm90_fp8_gemm_1d2d_wide.cu",
         arch: "90a",
         spills: 0,
     },
@@ -94,9 +104,37 @@ fn run() -> Result<(), String> {
     }
     compile::all_listed(UNITS.iter().map(|u| u.path))?;
     let toolkit = toolkit::find()?;
-    let mut built = Vec::new();
-    for u in UNITS {
-        built.push(compile::unit(&toolkit, u, &out)?);
+    // Compilers run beside each other, as many as cargo was told to.
+    let jobs = std::env::var("NUM_JOBS")
+        .ok()
+        .and_then(|j| j.parse().ok())
+        .unwrap_or(1)
+        .clamp(1, UNITS.len());
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let compiled: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..jobs)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut done = Vec::new();
+                    loop {
+                        let i = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        let Some(u) = UNITS.get(i) else {
+                            return done;
+                        };
+                        done.push((i, compile::unit(&toolkit, u, &out)));
+                    }
+                })
+            })
+            .collect();
+        workers
+            .into_iter()
+            .flat_map(|w| w.join().expect("a worker does not panic"))
+            .collect()
+    });
+    let mut built: Vec<_> = (0..UNITS.len()).map(|_| None).collect();
+    for (i, unit) in compiled {
+        built[i] = Some(unit?);
     }
+    let built: Vec<_> = built.into_iter().flatten().collect();
     emit::write(&out, Some(&toolkit), &built)
 }

@@ -94,6 +94,14 @@ pub enum ArgumentError {
         /// Found.
         got: f32,
     },
+    /// The operation does not have this.
+    #[error("{argument}: {reason}")]
+    Unsupported {
+        /// Which.
+        argument: &'static str,
+        /// What is in the way.
+        reason: &'static str,
+    },
     /// A null pointer where bytes are needed.
     #[error("{argument}: is null")]
     Null {
@@ -167,7 +175,7 @@ pub enum DeviceError {
     },
     /// The copy engine's descriptor was refused although every documented rule holds.
     #[error(
-        "{argument}: cuTensorMapEncodeTiled refused it ({code}); address {address:#x}, sizes {dims:?}, row stride {stride}, box {box_dims:?}"
+        "{argument}: cuTensorMapEncodeTiled refused it ({code}); address {address:#x}, sizes {dims:?}, strides {strides:?}, box {box_dims:?}"
     )]
     TensorMap {
         /// Which operand.
@@ -177,9 +185,9 @@ pub enum DeviceError {
         /// Address.
         address: u64,
         /// Sizes, fastest first.
-        dims: [u64; 2],
-        /// Bytes from row to row.
-        stride: u64,
+        dims: [u64; 3],
+        /// Bytes from row to row, from matrix to matrix.
+        strides: [u64; 2],
         /// Box.
         box_dims: [u32; 2],
     },

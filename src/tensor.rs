@@ -12,6 +12,8 @@
 //!            scales  one f32 per block of 128 x 128: scales[(row / 128) * scale_stride + kb]
 //! Matrix     data    [rows, cols], row-major, `row_stride` elements from row to row
 //! ```
+//! Scales of `Fp8Rows` may also lie row by row (`Fp8Rows::with_layout`), and `stack` makes an operand the first of several
+//! matrices a fixed distance apart: one for each group of a grouped GEMM.
 
 use std::marker::PhantomData;
 
@@ -20,6 +22,12 @@ use half::{bf16, f16};
 
 use crate::error::{ArgumentError, at_least, multiple};
 use crate::fp8::E4M3;
+
+mod stack;
+mod vector;
+
+pub(crate) use stack::Stack;
+pub use vector::{Indices, Vector};
 
 mod sealed {
     pub trait Sealed {}
@@ -198,6 +206,22 @@ pub(crate) fn long_enough(
     }
 }
 
+/// Elements that `count` matrices of `one` elements take, `stride` apart.
+fn stacked(
+    argument: &'static str,
+    count: usize,
+    one: u64,
+    stride: usize,
+) -> Result<u64, ArgumentError> {
+    if count == 0 || one == 0 {
+        return Ok(0);
+    }
+    if count > 1 {
+        at_least(argument, stride as u64, one)?;
+    }
+    extent(argument, count, one as usize, stride)
+}
+
 /// Columns of scales: groups of 128.
 pub(crate) fn groups(k: usize) -> usize {
     k.div_ceil(128)
@@ -225,6 +249,8 @@ pub struct Fp8Rows<'a> {
     pub(crate) k: usize,
     pub(crate) row_stride: usize,
     pub(crate) scale_stride: usize,
+    pub(crate) layout: ScaleLayout,
+    pub(crate) stack: Stack,
 }
 
 impl<'a> Fp8Rows<'a> {
@@ -263,6 +289,8 @@ impl<'a> Fp8Rows<'a> {
             k,
             row_stride,
             scale_stride,
+            layout: ScaleLayout::ColumnMajor,
+            stack: Stack::ONE,
         }
         .checked()
     }
@@ -297,16 +325,32 @@ impl<'a> Fp8Rows<'a> {
             k,
             row_stride,
             scale_stride,
+            layout: ScaleLayout::ColumnMajor,
+            stack: Stack::ONE,
         }
         .checked()
     }
 
     fn checked(self) -> Result<Self, ArgumentError> {
+        let Stack {
+            count,
+            stride,
+            scale_stride,
+        } = self.stack;
         codes("a", &self.data, self.m, self.k, self.row_stride)?;
-        at_least("a.scale_stride", self.scale_stride as u64, self.m as u64)?;
+        multiple("a.group_stride", stride as u64, 16)?;
+        let one = extent("a", self.m, self.k, self.row_stride)?;
+        long_enough("a", stacked("a", count, one, stride)?, self.data.bytes, 1)?;
+        let (lines, n) = match self.layout {
+            ScaleLayout::ColumnMajor => (groups(self.k), self.m),
+            ScaleLayout::RowMajor => (self.m, groups(self.k)),
+        };
+        at_least("a.scale_stride", self.scale_stride as u64, n as u64)?;
         multiple("a.scale_stride", self.scale_stride as u64, 4)?;
+        multiple("a.scale_group_stride", scale_stride as u64, 4)?;
         multiple("a.scales", self.scales.address, 16)?;
-        let need = extent("a.scales", groups(self.k), self.m, self.scale_stride)?;
+        let one = extent("a.scales", lines, n, self.scale_stride)?;
+        let need = stacked("a.scales", count, one, scale_stride)?;
         long_enough("a.scales", need, self.scales.bytes, 4)?;
         Ok(self)
     }
@@ -321,6 +365,7 @@ pub struct Fp8Blocks<'a> {
     pub(crate) k: usize,
     pub(crate) row_stride: usize,
     pub(crate) scale_stride: usize,
+    pub(crate) stack: Stack,
 }
 
 impl<'a> Fp8Blocks<'a> {
@@ -359,6 +404,7 @@ impl<'a> Fp8Blocks<'a> {
             k,
             row_stride,
             scale_stride,
+            stack: Stack::ONE,
         }
         .checked()
     }
@@ -392,24 +438,34 @@ impl<'a> Fp8Blocks<'a> {
             k,
             row_stride,
             scale_stride,
+            stack: Stack::ONE,
         }
         .checked()
     }
 
     fn checked(self) -> Result<Self, ArgumentError> {
+        let Stack {
+            count,
+            stride,
+            scale_stride,
+        } = self.stack;
         codes("b", &self.data, self.n, self.k, self.row_stride)?;
+        multiple("b.group_stride", stride as u64, 16)?;
+        let one = extent("b", self.n, self.k, self.row_stride)?;
+        long_enough("b", stacked("b", count, one, stride)?, self.data.bytes, 1)?;
         at_least(
             "b.scale_stride",
             self.scale_stride as u64,
             groups(self.k) as u64,
         )?;
         multiple("b.scales", self.scales.address, 4)?;
-        let need = extent(
+        let one = extent(
             "b.scales",
             groups(self.n),
             groups(self.k),
             self.scale_stride,
         )?;
+        let need = stacked("b.scales", count, one, scale_stride)?;
         long_enough("b.scales", need, self.scales.bytes, 4)?;
         Ok(self)
     }
@@ -512,6 +568,7 @@ pub struct MatrixMut<'a, T: Element> {
     pub(crate) rows: usize,
     pub(crate) cols: usize,
     pub(crate) row_stride: usize,
+    pub(crate) stack: Stack,
     _type: PhantomData<T>,
 }
 
@@ -546,6 +603,7 @@ impl<'a, T: Element> MatrixMut<'a, T> {
             rows,
             cols,
             row_stride,
+            stack: Stack::ONE,
             _type: PhantomData,
         }
         .checked()
@@ -577,6 +635,7 @@ impl<'a, T: Element> MatrixMut<'a, T> {
             rows,
             cols,
             row_stride,
+            stack: Stack::ONE,
             _type: PhantomData,
         }
         .checked()
@@ -590,12 +649,14 @@ impl<'a, T: Element> MatrixMut<'a, T> {
             16,
         )?;
         multiple("d", self.data.address, 16)?;
-        long_enough(
-            "d",
-            extent("d", self.rows, self.cols, self.row_stride)?,
-            self.data.bytes,
-            T::BYTES,
+        multiple(
+            "d.group_stride",
+            (self.stack.stride as u64).saturating_mul(T::BYTES as u64),
+            16,
         )?;
+        let one = extent("d", self.rows, self.cols, self.row_stride)?;
+        let need = stacked("d", self.stack.count, one, self.stack.stride)?;
+        long_enough("d", need, self.data.bytes, T::BYTES)?;
         Ok(self)
     }
 }

@@ -2,13 +2,15 @@
 
 mod common;
 
-use common::gemm::{HOSTILE, Loaded, Out, Padding, Problem, check, verify};
+use common::gemm::{
+    HOSTILE, HOSTILE_BY_ROW, Loaded, Out, Padding, Problem, check, check_in, settled, verify,
+};
 use common::*;
 use hadal::device::Status;
 use hadal::fp8::E4M3;
-use hadal::gemm::{Fp8Gemm, GemmOptions, GemmShape, TILES, Tile};
-use hadal::tensor::{Fp8Blocks, Fp8Rows, MatrixMut};
-use half::bf16;
+use hadal::gemm::{Epilogue, Fp8Gemm, GemmOptions, GemmShape, Share, TILES, Tile};
+use hadal::tensor::{Fp8Blocks, Fp8Rows, MatrixMut, Vector};
+use half::{bf16, f16};
 use rand::RngExt;
 
 fn with(tile: Tile) -> GemmOptions {
@@ -17,12 +19,21 @@ fn with(tile: Tile) -> GemmOptions {
     o
 }
 
+fn sharing(tile: Tile, share: Share) -> GemmOptions {
+    let mut o = with(tile);
+    o.share = Some(share);
+    o
+}
+
+const SHARES: [Share; 3] = [Share::None, Share::A, Share::B];
+
 fn bits<D: Out>(d: &[D]) -> Vec<u32> {
     d.iter().map(|v| v.bits()).collect()
 }
 
-/// Every edge of M, N and K of the kernel meets every tile: under a tile, at it, over it; tails of K; one K-block, fewer
-/// than the ring, more. 20 s.
+/// Every edge of M, N and K of the kernel: under a tile, at it, over it; tails of K; one K-block, fewer than the ring, more. Each
+/// with one tile, type of D, sharing, layout of scales and SM count, such that every pair of values of two of these meets (all of
+/// them on `HADAL_TESTS=full`). 25 s.
 #[test]
 fn edges() {
     let l = lease(&Knobs::default());
@@ -43,19 +54,174 @@ fn edges() {
         (128, 336, 144),
         (129, 128, 400),
         (192, 40, 1024),
+        (255, 200, 272),
         (257, 392, 528),
+        (300, 328, 144),
+        (385, 88, 128),
     ];
-    for (i, (m, n, k)) in cases.into_iter().enumerate() {
+    let run = |i: usize, (m, n, k): (usize, usize, usize), c: [usize; 4]| {
         let p = Problem::random(m, n, k, i as u64);
-        for (j, t) in TILES.iter().enumerate() {
-            if (i + j) % 2 == 0 {
-                check::<bf16>(&l, &p, &with(*t));
-            } else {
-                check::<f32>(&l, &p, &with(*t));
+        let mut o = sharing(TILES[c[0]], SHARES[c[1]]);
+        o.sm_limit = [None, Some(3)][c[3] / 2];
+        let pad = [HOSTILE, HOSTILE_BY_ROW][c[3] % 2];
+        match c[2] {
+            0 => drop(check_in::<bf16>(&l, &p, &o, pad)),
+            1 => drop(check_in::<f16>(&l, &p, &o, pad)),
+            _ => drop(check_in::<f32>(&l, &p, &o, pad)),
+        }
+    };
+    let levels = [TILES.len(), 3, 3, 4];
+    if full() {
+        for (i, shape) in cases.into_iter().enumerate() {
+            for j in 0..levels.iter().product() {
+                let c = [j % 6, j / 6 % 3, j / 18 % 3, j / 54];
+                run(i, shape, c);
+            }
+        }
+    } else {
+        for (j, c) in common::pairwise(&levels).into_iter().enumerate() {
+            run(
+                j % cases.len(),
+                cases[j % cases.len()],
+                c.try_into().unwrap(),
+            );
+        }
+    }
+    assert!(l.reports().is_empty(), "{:?}", l.reports());
+}
+
+/// Pairs of blocks whose second tile does not exist, more pairs than fit, and pairs of one row of tiles. 6 s.
+#[test]
+fn pairs_with_a_missing_half() {
+    let l = lease(&Knobs::default());
+    for (i, t) in TILES.into_iter().enumerate() {
+        for (share, (m, n)) in [(Share::A, (70, 3)), (Share::B, (3 * t.m as usize - 5, 1))] {
+            let n = (n * t.n as usize - 8).next_multiple_of(8);
+            let p = Problem::random(m, n, 400, 100 + i as u64);
+            let mut o = sharing(t, share);
+            o.sm_limit = Some(2);
+            check::<bf16>(&l, &p, &o);
+        }
+    }
+    assert!(l.reports().is_empty(), "{:?}", l.reports());
+}
+
+/// The epilogue's steps in their order, each rounded to f32; D is read and replaced. 4 s.
+#[test]
+fn epilogue() {
+    fn run<D: Out>(l: &Lease, t: Tile, steps: u32) {
+        let (m, n, k) = (t.m as usize + 37, t.n as usize + 40, 272);
+        let p = Problem::random(m, n, k, 7 + u64::from(steps));
+        let mut r = rng(steps.into());
+        let mut some =
+            |len: usize| -> Vec<f32> { (0..len).map(|_| r.random_range(-2.0..2.0f32)).collect() };
+        let (bias, weight) = (some(n), some(m));
+        let old: Vec<D> = some(m * n).into_iter().map(|v| D::round(v * 1e4)).collect();
+        let s = &l.stream;
+        let (dev_bias, dev_weight) = (s.clone_htod(&bias).unwrap(), s.clone_htod(&weight).unwrap());
+        let (vb, vw) = (
+            Vector::new(s, &dev_bias, n).unwrap(),
+            Vector::new(s, &dev_weight, m).unwrap(),
+        );
+        let mut e = Epilogue::default();
+        if steps & 1 != 0 {
+            e.alpha = 0.3;
+        }
+        if steps & 2 != 0 {
+            e.row_weight = Some(&vw);
+        }
+        if steps & 4 != 0 {
+            e.bias = Some(&vb);
+        }
+        e.accumulate = steps & 8 != 0;
+        let plan = Fp8Gemm::new(&l.device)
+            .unwrap()
+            .plan::<D>(p.shape, &with(t))
+            .unwrap();
+        let mut on = Loaded::<D>::new(l, &p, HOSTILE);
+        if e.accumulate {
+            for row in 0..m {
+                let mut d = on.d.slice_mut(row * on.ldd..row * on.ldd + n);
+                s.memcpy_htod(&old[row * n..][..n], &mut d).unwrap();
+            }
+        }
+        let mut status = Status::new(s).unwrap();
+        on.launch(l, &plan, &e, &mut status);
+        settled(l, &status);
+        let d = on.canaries(l);
+        let product = p.product();
+        let mut model = vec![0f32; n];
+        for row in 0..m {
+            product.modelled(row, &mut model).unwrap();
+            for col in 0..n {
+                let mut v = model[col];
+                if steps & 1 != 0 {
+                    v *= 0.3;
+                }
+                if steps & 2 != 0 {
+                    v *= weight[row];
+                }
+                if steps & 4 != 0 {
+                    v += bias[col];
+                }
+                if steps & 8 != 0 {
+                    v += old[row * n + col].to_f32();
+                }
+                let (got, want) = (d[row * n + col], D::round(v));
+                assert_eq!(
+                    got.bits(),
+                    want.bits(),
+                    "{t:?} steps {steps} row {row} column {col}"
+                );
             }
         }
     }
-    assert!(l.reports().is_empty());
+    let l = lease(&Knobs::default());
+    for (i, t) in TILES.into_iter().enumerate() {
+        match i % 3 {
+            0 => run::<bf16>(&l, t, 15),
+            1 => run::<f32>(&l, t, 15),
+            _ => run::<f16>(&l, t, 15),
+        }
+    }
+    for steps in [1, 2, 4, 8] {
+        run::<bf16>(&l, TILES[1], steps);
+        run::<f16>(&l, TILES[2], steps);
+        run::<f32>(&l, TILES[1], steps);
+    }
+    assert!(l.reports().is_empty(), "{:?}", l.reports());
+}
+
+/// A chain of dependents: each reads what the one before wrote, and D is still read by it. 2 s.
+#[test]
+fn dependents() {
+    for knobs in adversaries() {
+        let l = lease(&knobs);
+        let p = Problem::random(70, 136, 400, 3);
+        let mut o = sharing(TILES[1], Share::A);
+        o.dependent = true;
+        let gemm = Fp8Gemm::new(&l.device).unwrap();
+        let plan = gemm.plan::<f32>(p.shape, &o).unwrap();
+        let mut on = Loaded::<f32>::new(&l, &p, HOSTILE);
+        let mut status = Status::new(&l.stream).unwrap();
+        let mut e = Epilogue::default();
+        on.launch(&l, &plan, &e, &mut status);
+        e.accumulate = true;
+        for _ in 0..3 {
+            on.launch(&l, &plan, &e, &mut status);
+        }
+        settled(&l, &status);
+        let d = on.canaries(&l);
+        let product = p.product();
+        let mut model = vec![0f32; 136];
+        for row in 0..70 {
+            product.modelled(row, &mut model).unwrap();
+            for (got, v) in d[row * 136..].iter().zip(&model) {
+                assert_eq!(got.to_bits(), (v + (v + (v + v))).to_bits());
+            }
+        }
+        assert!(l.reports().is_empty(), "{:?}", l.reports());
+    }
 }
 
 /// What the model promises: integers small enough come out exactly, whatever the order. 1 s.
@@ -130,11 +296,11 @@ fn extreme_scales() {
 #[test]
 fn same_bits_under_every_schedule() {
     let p = Problem::random(130, 248, 1680, 21);
-    for t in TILES {
+    for (i, t) in TILES.into_iter().enumerate() {
         let mut first: Option<Vec<u32>> = None;
-        for knobs in adversaries() {
+        for (j, knobs) in adversaries().into_iter().enumerate() {
             let l = lease(&knobs);
-            let mut o = with(t);
+            let mut o = sharing(t, SHARES[(i + j) % 3]);
             o.sm_limit = Some(2);
             let d = bits(&check::<bf16>(&l, &p, &o));
             assert!(l.reports().is_empty(), "{:?}", l.reports());
@@ -156,6 +322,9 @@ fn batch_invariant() {
         (1, 1, 132),
         (65, 0, 1),
         (100, 2, 2),
+        (140, 3, 4),
+        (99, 4, 1),
+        (131, 5, 2),
     ] {
         let mut p = whole.clone();
         p.shape.m = m;
@@ -288,7 +457,7 @@ fn random_problems() {
             r.random_range(1..70) * 16,
         );
         let p = Problem::random(m, n, k, 1000 + i as u64);
-        let tile = TILES[r.random_range(0..3)];
+        let tile = TILES[r.random_range(0..TILES.len())];
         let pad = Padding {
             lda: r.random_range(0..4) * 16,
             ldb: r.random_range(0..4) * 16,
@@ -296,8 +465,9 @@ fn random_problems() {
             sfb: r.random_range(0..3),
             ldd: r.random_range(0..3) * 8,
             rows: r.random_range(0..3),
+            by_row: r.random(),
         };
-        let mut o = with(tile);
+        let mut o = sharing(tile, SHARES[r.random_range(0..3)]);
         o.sm_limit = Some(r.random_range(1..8));
         println!("{m} x {n} x {k}, {}x{}, {pad:?}, {knobs:?}", tile.m, tile.n);
         let plan = Fp8Gemm::new(&l.device)

@@ -13,7 +13,7 @@ __device__ __forceinline__ void load_q(const Params& p, u32 smem, u32 first_row)
     mbarrier_arrive_expect_tx(smem + Q_FULL_AT, TILES * p.q_box_rows * 128);
 #pragma unroll
     for (u32 t = 0; t < TILES; ++t) {
-        tma_load_2d(smem + Q_AT + t * TILE_BYTES, p.q, t * 64, first_row, smem + Q_FULL_AT);
+        tma_load_3d(smem + Q_AT + t * TILE_BYTES, p.q, t * 64, first_row, 0, smem + Q_FULL_AT);
     }
 }
 

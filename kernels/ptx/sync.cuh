@@ -79,6 +79,15 @@ __device__ __forceinline__ u32 shuffle_xor(u32 value) {
     return d;
 }
 
+// redux.sync.or.b32 d, value, 0xffffffff
+// PTX 7.0, sm_80. The bits that any lane has set: the same for all, and known to be so (it comes in a uniform register), so that
+// the compiler keeps what follows from it uniform.
+__device__ __forceinline__ u32 any_bits(u32 value) {
+    u32 d;
+    asm volatile("redux.sync.or.b32 %0, %1, 0xffffffff;" : "=r"(d) : "r"(value));
+    return d;
+}
+
 // vote.sync.ballot.b32 d, p, 0xffffffff
 // PTX 6.0, sm_30. Bit l is set where lane l's predicate is true.
 __device__ __forceinline__ u32 ballot(bool predicate) {
@@ -118,6 +127,12 @@ __device__ __forceinline__ u32 map_to_rank(u32 addr, u32 rank) {
     u32 d;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(d) : "r"(addr), "r"(rank));
     return d;
+}
+
+// fence.proxy.async
+// PTX 8.0, sm_90. As below for all of memory.
+__device__ __forceinline__ void fence_proxy_async() {
+    asm volatile("fence.proxy.async;" ::: "memory");
 }
 
 // fence.proxy.async.shared::cta

@@ -21,21 +21,10 @@ __device__ __forceinline__ void tma_prefetch_map(const TensorMap& map) {
     asm volatile("prefetch.tensormap [%0];" ::"l"(&map) : "memory");
 }
 
-// cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
-//     [dst], [map, {x, y}], [bar]
-// PTX 8.0, sm_90. Writes shared memory in the async proxy; adds the box's bytes to `bar` of this CTA.
-// `dst` is 128-byte aligned (1024 with the 128-byte swizzle, so that the pattern starts at the tile).
-__device__ __forceinline__ void tma_load_2d(u32 dst, const TensorMap& map, u32 x, u32 y, u32 bar) {
-    asm volatile(
-        "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
-        " [%0], [%1, {%2, %3}], [%4];" ::"r"(dst),
-        "l"(&map), "r"(x), "r"(y), "r"(bar)
-        : "memory");
-}
-
 // cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes
 //     [dst], [map, {x, y, z}], [bar]
-// PTX 8.0, sm_90. As the 2d form.
+// PTX 8.0, sm_90. Writes shared memory in the async proxy; adds the box's bytes to `bar` of this CTA.
+// `dst` is 128-byte aligned (1024 with the 128-byte swizzle, so that the pattern starts at the tile).
 __device__ __forceinline__ void tma_load_3d(u32 dst, const TensorMap& map, u32 x, u32 y, u32 z, u32 bar) {
     asm volatile(
         "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
@@ -60,13 +49,13 @@ __device__ __forceinline__ void tma_load_3d_multicast(u32 dst, const TensorMap& 
         : "memory");
 }
 
-// cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [map, {x, y}], [src]
+// cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [map, {x, y, z}], [src]
 // PTX 8.0, sm_90. Reads shared memory in the async proxy; joins the thread's open bulk group.
-__device__ __forceinline__ void tma_store_2d(const TensorMap& map, u32 x, u32 y, u32 src) {
+__device__ __forceinline__ void tma_store_3d(const TensorMap& map, u32 x, u32 y, u32 z, u32 src) {
     asm volatile(
-        "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%1, %2}], [%3];" ::"l"(
+        "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(
             &map),
-        "r"(x), "r"(y), "r"(src)
+        "r"(x), "r"(y), "r"(z), "r"(src)
         : "memory");
 }
 

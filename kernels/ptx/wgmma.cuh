@@ -44,6 +44,18 @@ __device__ __forceinline__ void wgmma_desc_step(u64& d) {
                  : "n"(STEP));
 }
 
+// As above by a number of units known at run time.
+__device__ __forceinline__ void wgmma_desc_step(u64& d, u32 step) {
+    asm volatile("{\n\t"
+                 ".reg .b32 low, high;\n\t"
+                 "mov.b64 {low, high}, %0;\n\t"
+                 "add.u32 low, low, %1;\n\t"
+                 "mov.b64 %0, {low, high};\n\t"
+                 "}"
+                 : "+l"(d)
+                 : "r"(step));
+}
+
 // wgmma.fence.sync.aligned
 // PTX 8.0, sm_90a. Orders earlier register accesses before the next wgmma's use of the accumulators.
 __device__ __forceinline__ void wgmma_fence() {
@@ -115,6 +127,64 @@ __device__ __forceinline__ void wgmma_e4m3(float (&d)[64], u64 a, u64 b) {
         "}"
         : HADAL_ACC8(d, 0), HADAL_ACC8(d, 8), HADAL_ACC8(d, 16), HADAL_ACC8(d, 24),
           HADAL_ACC8(d, 32), HADAL_ACC8(d, 40), HADAL_ACC8(d, 48), HADAL_ACC8(d, 56)
+        : "l"(a), "l"(b), "n"(SCALE_D)
+        : "memory");
+}
+
+// wgmma.mma_async.sync.aligned.m64n160k32.f32.e4m3.e4m3 d, a-desc, b-desc, scale-d, 1, 1
+// PTX 8.0, sm_90a. d[64,160] (+)= a[64,32] b[160,32]^T; scale-d 0 drops the old d.
+template <int SCALE_D>
+__device__ __forceinline__ void wgmma_e4m3(float (&d)[80], u64 a, u64 b) {
+    asm volatile(
+        "{\n\t"
+        ".reg .pred keep;\n\t"
+        "setp.ne.b32 keep, %82, 0;\n\t"
+        "wgmma.mma_async.sync.aligned.m64n160k32.f32.e4m3.e4m3 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, "
+        "%8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, "
+        "%24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, "
+        "%40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, "
+        "%56, %57, %58, %59, %60, %61, %62, %63, "
+        "%64, %65, %66, %67, %68, %69, %70, %71, "
+        "%72, %73, %74, %75, %76, %77, %78, %79}, "
+        "%80, %81, keep, 1, 1;\n\t"
+        "}"
+        : HADAL_ACC8(d, 0), HADAL_ACC8(d, 8), HADAL_ACC8(d, 16), HADAL_ACC8(d, 24),
+          HADAL_ACC8(d, 32), HADAL_ACC8(d, 40), HADAL_ACC8(d, 48), HADAL_ACC8(d, 56),
+          HADAL_ACC8(d, 64), HADAL_ACC8(d, 72)
+        : "l"(a), "l"(b), "n"(SCALE_D)
+        : "memory");
+}
+
+// wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 d, a-desc, b-desc, scale-d, 1, 1
+// PTX 8.0, sm_90a. d[64,192] (+)= a[64,32] b[192,32]^T; scale-d 0 drops the old d.
+template <int SCALE_D>
+__device__ __forceinline__ void wgmma_e4m3(float (&d)[96], u64 a, u64 b) {
+    asm volatile(
+        "{\n\t"
+        ".reg .pred keep;\n\t"
+        "setp.ne.b32 keep, %98, 0;\n\t"
+        "wgmma.mma_async.sync.aligned.m64n192k32.f32.e4m3.e4m3 {"
+        "%0, %1, %2, %3, %4, %5, %6, %7, "
+        "%8, %9, %10, %11, %12, %13, %14, %15, "
+        "%16, %17, %18, %19, %20, %21, %22, %23, "
+        "%24, %25, %26, %27, %28, %29, %30, %31, "
+        "%32, %33, %34, %35, %36, %37, %38, %39, "
+        "%40, %41, %42, %43, %44, %45, %46, %47, "
+        "%48, %49, %50, %51, %52, %53, %54, %55, "
+        "%56, %57, %58, %59, %60, %61, %62, %63, "
+        "%64, %65, %66, %67, %68, %69, %70, %71, "
+        "%72, %73, %74, %75, %76, %77, %78, %79, "
+        "%80, %81, %82, %83, %84, %85, %86, %87, "
+        "%88, %89, %90, %91, %92, %93, %94, %95}, "
+        "%96, %97, keep, 1, 1;\n\t"
+        "}"
+        : HADAL_ACC8(d, 0), HADAL_ACC8(d, 8), HADAL_ACC8(d, 16), HADAL_ACC8(d, 24),
+          HADAL_ACC8(d, 32), HADAL_ACC8(d, 40), HADAL_ACC8(d, 48), HADAL_ACC8(d, 56),
+          HADAL_ACC8(d, 64), HADAL_ACC8(d, 72), HADAL_ACC8(d, 80), HADAL_ACC8(d, 88)
         : "l"(a), "l"(b), "n"(SCALE_D)
         : "memory");
 }

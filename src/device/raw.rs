@@ -179,6 +179,15 @@ pub(crate) struct Launch {
     pub(crate) smem: u32,
 }
 
+/// What a launch may ask for beyond its sizes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Extras {
+    /// Blocks of a cluster, along x; 1 for none.
+    pub(crate) cluster: u32,
+    /// It may start before its predecessor in the stream has ended: the kernel waits itself (`griddepcontrol.wait`).
+    pub(crate) dependent: bool,
+}
+
 /// Launches a kernel whose parameters are given by address, in order.
 ///
 /// # Safety
@@ -190,6 +199,42 @@ pub(crate) unsafe fn launch(
     stream: &CudaStream,
     params: &mut [*mut c_void],
 ) -> Result<(), DeviceError> {
+    let extras = Extras {
+        cluster: 1,
+        dependent: false,
+    };
+    // SAFETY: the caller's duty.
+    unsafe { launch_with(f, l, extras, stream, params) }
+}
+
+/// As [`launch`], with more.
+///
+/// # Safety
+/// As [`launch`]. With `dependent` the kernel touches nothing that its predecessor may write, and writes nothing, before it has
+/// waited.
+pub(crate) unsafe fn launch_with(
+    f: RawFunction,
+    l: Launch,
+    extras: Extras,
+    stream: &cudarc::driver::CudaStream,
+    params: &mut [*mut c_void],
+) -> Result<(), DeviceError> {
+    use sys::CUlaunchAttributeID as Id;
+    // SAFETY: plain numbers, for which zeros are values.
+    let mut attrs: [sys::CUlaunchAttribute; 2] = unsafe { std::mem::zeroed() };
+    let mut count = 0;
+    if extras.cluster > 1 {
+        attrs[count].id = Id::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+        attrs[count].value.clusterDim.x = extras.cluster;
+        attrs[count].value.clusterDim.y = 1;
+        attrs[count].value.clusterDim.z = 1;
+        count += 1;
+    }
+    if extras.dependent {
+        attrs[count].id = Id::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION;
+        attrs[count].value.programmaticStreamSerializationAllowed = 1;
+        count += 1;
+    }
     let config = sys::CUlaunchConfig {
         gridDimX: l.grid,
         gridDimY: 1,
@@ -199,17 +244,17 @@ pub(crate) unsafe fn launch(
         blockDimZ: 1,
         sharedMemBytes: l.smem,
         hStream: stream.cu_stream(),
-        attrs: std::ptr::null_mut(),
-        numAttrs: 0,
+        attrs: attrs.as_mut_ptr(),
+        numAttrs: count as u32,
     };
-    // SAFETY: the caller's duty.
+    // SAFETY: the caller's duty; `count` attributes.
     check("cuLaunchKernelEx", unsafe {
         sys::cuLaunchKernelEx(&config, f.0, params.as_mut_ptr(), std::ptr::null_mut())
     })
 }
 
-/// Encodes a two-dimensional tensor map. Answers the driver's result.
-pub(crate) fn encode_2d(map: &mut [u64; 16], s: &super::tensor_map::Spec) -> u32 {
+/// Encodes a three-dimensional tensor map. Answers the driver's result.
+pub(crate) fn encode(map: &mut [u64; 16], s: &super::tensor_map::Spec) -> u32 {
     use sys::{
         CUtensorMapDataType as T, CUtensorMapFloatOOBfill as F, CUtensorMapInterleave as I,
         CUtensorMapL2promotion as L, CUtensorMapSwizzle as S,
@@ -217,6 +262,7 @@ pub(crate) fn encode_2d(map: &mut [u64; 16], s: &super::tensor_map::Spec) -> u32
     let ty = match s.element {
         super::tensor_map::Element::U8 => T::CU_TENSOR_MAP_DATA_TYPE_UINT8,
         super::tensor_map::Element::F32 => T::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+        super::tensor_map::Element::F16 => T::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
         super::tensor_map::Element::Bf16 => T::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
     };
     let swizzle = if s.swizzle {
@@ -224,19 +270,19 @@ pub(crate) fn encode_2d(map: &mut [u64; 16], s: &super::tensor_map::Spec) -> u32
     } else {
         S::CU_TENSOR_MAP_SWIZZLE_NONE
     };
-    let strides = [s.stride];
-    let steps = [1u32, 1];
+    let boxes = [s.box_dims[0], s.box_dims[1], 1];
+    let steps = [1u32; 3];
     let mut out = std::mem::MaybeUninit::<sys::CUtensorMap>::zeroed();
-    // SAFETY: two dimensions, one stride, a place for the map.
+    // SAFETY: three dimensions, two strides, a place for the map.
     let r = unsafe {
         sys::cuTensorMapEncodeTiled(
             out.as_mut_ptr(),
             ty,
-            2,
+            3,
             s.address as *mut c_void,
             s.dims.as_ptr(),
-            strides.as_ptr(),
-            s.box_dims.as_ptr(),
+            s.strides.as_ptr(),
+            boxes.as_ptr(),
             steps.as_ptr(),
             I::CU_TENSOR_MAP_INTERLEAVE_NONE,
             swizzle,
@@ -341,35 +387,4 @@ pub(crate) fn enable_peer(context: &CudaContext, peer: &CudaContext) -> Result<b
         0 | 704 => Ok(true),
         code => Err(failed("cuCtxEnablePeerAccess", code)),
     }
-}
-
-/// Encodes a three-dimensional tensor map of 16-bit values in the 128-byte swizzle. Answers the driver's result.
-pub(crate) fn encode_planes(map: &mut [u64; 16], s: &super::tensor_map::Planes) -> u32 {
-    use sys::{
-        CUtensorMapDataType as T, CUtensorMapFloatOOBfill as F, CUtensorMapInterleave as I,
-        CUtensorMapL2promotion as L, CUtensorMapSwizzle as S,
-    };
-    let boxes = [s.box_dims[0], s.box_dims[1], 1];
-    let steps = [1u32; 3];
-    let mut out = std::mem::MaybeUninit::<sys::CUtensorMap>::zeroed();
-    // SAFETY: three dimensions, two strides, a place for the map.
-    let r = unsafe {
-        sys::cuTensorMapEncodeTiled(
-            out.as_mut_ptr(),
-            T::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            3,
-            s.address as *mut c_void,
-            s.dims.as_ptr(),
-            s.strides.as_ptr(),
-            boxes.as_ptr(),
-            steps.as_ptr(),
-            I::CU_TENSOR_MAP_INTERLEAVE_NONE,
-            S::CU_TENSOR_MAP_SWIZZLE_128B,
-            L::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-            F::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-        )
-    };
-    // SAFETY: all bytes were zeroed, and any bytes are a map.
-    *map = unsafe { out.assume_init() }.opaque;
-    r as u32
 }

@@ -1,58 +1,65 @@
-//! FP8 GEMM with fine-grained scales: D = (A sfa)(B sfb)^T.
+//! FP8 GEMM with fine-grained scales: D = (A sfa)(B sfb)^T, dense and grouped.
 //!
 //! `docs/gemm.md` has the kernel's layouts, the order of its sums, its error bound and what is promised of its bits.
 
+mod grouped;
+mod launch;
+mod model;
 mod plan;
 mod tiles;
 
-use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use cudarc::driver::CudaStream;
-use half::bf16;
+use half::{bf16, f16};
 
-pub use plan::{GemmOptions, GemmShape};
-pub use tiles::{TILES, Tile};
+pub use grouped::GroupedPlan;
+pub use launch::{Epilogue, OutKind};
+pub use model::{Bound, Estimate};
+pub use plan::{GemmOptions, GemmShape, GroupedShape, Groups, MAX_GROUPS, Share};
+pub use tiles::{SWIGLU_TILES, TILES, Tile};
 
-use crate::device::raw::{self, Launch, RawFunction};
-use crate::device::tensor_map::{Element as MapElement, Spec, TensorMap};
+use crate::device::raw::RawFunction;
 use crate::device::{Device, Module, Status};
-use crate::error::{ArgumentError, DeviceError, GemmError, at_most, multiple};
-use crate::tensor::{Element, Fp8Blocks, Fp8Rows, MatrixMut, groups};
-use plan::choose;
+use crate::error::{DeviceError, GemmError};
+use crate::tensor::{Element, Fp8Blocks, Fp8Rows, MatrixMut};
+use launch::{Call, Core, Out};
+use plan::Problem;
+use tiles::MAX_SMEM;
 
-/// Types that D may have. Sealed: `bf16` and `f32`.
+/// Types that D may have. Sealed: `bf16`, `f16` and `f32`.
 pub trait Output: Element {
     #[doc(hidden)]
-    const MAP: MapKind;
-}
-
-/// D's element in the copy engine's terms.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MapKind {
-    /// bf16.
-    Bf16,
-    /// f32.
-    F32,
+    const KIND: OutKind;
 }
 
 impl Output for bf16 {
-    const MAP: MapKind = MapKind::Bf16;
+    const KIND: OutKind = OutKind::Bf16;
+}
+
+impl Output for f16 {
+    const KIND: OutKind = OutKind::F16;
 }
 
 impl Output for f32 {
-    const MAP: MapKind = MapKind::F32;
+    const KIND: OutKind = OutKind::F32;
 }
+
+/// The units that hold the kernels, and which tiles each has.
+const UNITS: [&str; 3] = [
+    "sm90_fp8_gemm_1d2d_64",
+    "sm90_fp8_gemm_1d2d_128",
+    "sm90_fp8_gemm_1d2d_wide",
+];
 
 /// The FP8 GEMM on a device. Holding it proves that its kernels are loaded there.
 #[derive(Debug)]
 pub struct Fp8Gemm {
     device: Device,
-    module: Arc<Module>,
-    /// One kernel per tile and output: bf16, f32.
-    functions: Vec<[RawFunction; 2]>,
+    modules: Arc<[Arc<Module>]>,
+    /// One kernel per tile.
+    functions: Vec<RawFunction>,
 }
 
 impl Fp8Gemm {
@@ -61,28 +68,52 @@ impl Fp8Gemm {
     /// # Errors
     /// The build has no kernels, or the driver refuses them.
     pub fn new(device: &Device) -> Result<Self, DeviceError> {
-        let unit = crate::build_info()
-            .kernel("sm90_fp8_gemm_1d2d")
-            .ok_or(DeviceError::KernelsNotBuilt)?;
-        let module = Module::load(device, unit)?;
+        let mut modules = Vec::with_capacity(UNITS.len());
+        for name in UNITS {
+            let unit = crate::build_info()
+                .kernel(name)
+                .ok_or(DeviceError::KernelsNotBuilt)?;
+            modules.push((unit, Module::load(device, unit)?));
+        }
         let mut functions = Vec::with_capacity(TILES.len());
         for t in &TILES {
-            let get = |out: &str, bytes| {
-                module.function(
-                    &format!("sm90_fp8_gemm_1d2d_{}x{}_{out}", t.m, t.n),
-                    t.smem_bytes(bytes),
-                )
-            };
-            functions.push([get("bf16", 2)?, get("f32", 4)?]);
+            let name = format!("sm90_fp8_gemm_1d2d_{}x{}", t.m, t.n);
+            let (_, module) = modules
+                .iter()
+                .find(|(u, _)| u.entries.iter().any(|e| e.name == name))
+                .ok_or(DeviceError::KernelsNotBuilt)?;
+            functions.push(module.function(&name, MAX_SMEM)?);
         }
         Ok(Self {
             device: device.clone(),
-            module,
+            modules: modules.into_iter().map(|(_, m)| m).collect(),
             functions,
         })
     }
 
-    /// Chooses tile and grid for a shape. Host only.
+    fn core(&self, problem: Problem, options: &GemmOptions) -> Result<Core, GemmError> {
+        problem.check()?;
+        let sms = options
+            .sm_limit
+            .map_or(self.device.sms(), |l| l.clamp(1, self.device.sms()));
+        // Whichever way A's scales come, the tile has room.
+        let estimate = model::choose(&problem, sms, options.tile, options.share, true);
+        let index = TILES
+            .iter()
+            .position(|t| *t == estimate.tile)
+            .unwrap_or_default();
+        Ok(Core {
+            device: self.device.clone(),
+            _modules: self.modules.clone(),
+            function: self.functions[index],
+            problem,
+            estimate,
+            sms,
+            options: *options,
+        })
+    }
+
+    /// Chooses tile, sharing and grid for a shape. Host only.
     ///
     /// # Errors
     /// N not a multiple of 8, K not a multiple of 16 or 0, extents beyond 2^31 - 1.
@@ -92,70 +123,65 @@ impl Fp8Gemm {
         options: &GemmOptions,
     ) -> Result<GemmPlan<D>, GemmError> {
         let GemmShape { m, n, k } = shape;
-        for (name, v) in [("m", m), ("n", n), ("k", k)] {
-            at_most(name, v as u64, i32::MAX as u64)?;
-        }
-        multiple("n", n as u64, 8)?;
-        multiple("k", k as u64, 16)?;
-        if k == 0 {
-            return Err(ArgumentError::TooSmall {
-                argument: "k",
-                limit: 16,
-                got: 0,
-            }
-            .into());
-        }
-        let sms = options
-            .sm_limit
-            .map_or(self.device.sms(), |l| l.clamp(1, self.device.sms()));
-        let (tile, why) = choose(shape, sms, options.tile);
-        let index = TILES.iter().position(|t| *t == tile).unwrap_or(0);
-        let which = usize::from(D::MAP == MapKind::F32);
+        let problem = Problem {
+            by: None,
+            groups: 1,
+            m,
+            n,
+            k,
+            expected_m: m,
+            out_bytes: D::BYTES,
+            swiglu: false,
+        };
         Ok(GemmPlan {
-            device: self.device.clone(),
-            _module: self.module.clone(),
-            function: self.functions[index][which],
-            shape,
-            tile,
-            why,
-            sms,
-            deadline_ns: options.deadline_ns,
-            _out: PhantomData,
+            core: self.core(problem, options)?,
+            out: PhantomData,
         })
+    }
+
+    /// As [`Fp8Gemm::plan`] for groups. With `gather` the plan can take rows of A by index.
+    ///
+    /// # Errors
+    /// As [`Fp8Gemm::plan`]; more than 512 groups.
+    pub fn plan_grouped<D: Output>(
+        &self,
+        shape: GroupedShape,
+        gather: bool,
+        options: &GemmOptions,
+    ) -> Result<GroupedPlan<D>, GemmError> {
+        let mut options = *options;
+        if gather {
+            options.share = Some(Share::None);
+            if options.tile.is_none() && shape.expected_m > 64 {
+                options.tile = Some(TILES[0]);
+            }
+        }
+        Ok(GroupedPlan {
+            core: self.core(grouped_problem(shape, D::BYTES, false), &options)?,
+            out: PhantomData,
+        })
+    }
+}
+
+fn grouped_problem(shape: GroupedShape, out_bytes: usize, swiglu: bool) -> Problem {
+    Problem {
+        by: Some(shape.by),
+        groups: shape.groups,
+        m: shape.m,
+        n: shape.n,
+        k: shape.k,
+        expected_m: shape.expected_m.clamp(1, shape.m.max(1)),
+        out_bytes,
+        swiglu,
     }
 }
 
 /// A planned GEMM: one shape, one tile. Immutable; may be run any number of times and from any thread.
 #[derive(Debug)]
 pub struct GemmPlan<D: Output> {
-    device: Device,
-    _module: Arc<Module>,
-    function: RawFunction,
-    shape: GemmShape,
-    tile: Tile,
-    why: String,
-    sms: u32,
-    deadline_ns: u64,
-    _out: PhantomData<D>,
+    core: Core,
+    out: PhantomData<D>,
 }
-
-/// The kernel's one parameter, as `kernels/gemm/sm90_fp8_gemm_1d2d.cu` has it.
-#[repr(C, align(64))]
-struct Params {
-    a: TensorMap,
-    b: TensorMap,
-    sfa: TensorMap,
-    d: TensorMap,
-    sfb: u64,
-    status: u64,
-    m: u32,
-    n: u32,
-    k: u32,
-    ld_sfb: u32,
-    deadline_ns: u64,
-}
-
-const _: () = assert!(size_of::<Params>() == 576 && align_of::<Params>() == 64);
 
 impl<D: Output> GemmPlan<D> {
     /// Bytes of scratch memory that `run` needs: none.
@@ -165,19 +191,22 @@ impl<D: Output> GemmPlan<D> {
 
     /// The tile.
     pub fn tile(&self) -> Tile {
-        self.tile
+        self.core.estimate.tile
     }
 
-    /// Blocks that will be launched: one per SM at most, 0 for an empty D.
+    /// What the planner's model says of this plan.
+    pub fn estimate(&self) -> Estimate {
+        self.core.estimate
+    }
+
+    /// Blocks that will be launched: one per SM at most, an even number of them with a sharing, 0 for an empty D.
     pub fn grid(&self) -> u32 {
-        let tiles = self.shape.m.div_ceil(self.tile.m as usize)
-            * self.shape.n.div_ceil(self.tile.n as usize);
-        tiles.min(self.sms as usize) as u32
+        self.core.grid()
     }
 
-    /// Tile and reason, waves, bytes and operations beside what the hardware can do at best.
+    /// Tile, cluster and reason, waves, bytes and operations beside what the hardware can do at best.
     pub fn explain(&self) -> String {
-        plan::explain(self.shape, self.tile, &self.why, self.sms, D::BYTES)
+        self.core.explain()
     }
 
     /// Launches on `stream`. Encodes four tensor maps and the parameters and makes one launch; nothing else.
@@ -192,100 +221,37 @@ impl<D: Output> GemmPlan<D> {
         d: &mut MatrixMut<'_, D>,
         status: &mut Status,
     ) -> Result<(), GemmError> {
-        let GemmShape { m, n, k } = self.shape;
-        self.device.owns(stream)?;
-        for (argument, span) in [
-            ("a", &a.data),
-            ("a.scales", &a.scales),
-            ("b", &b.data),
-            ("b.scales", &b.scales),
-            ("d", &d.data),
-        ] {
-            span.on(argument, stream)?;
-        }
-        for (argument, expected, got) in [
-            ("a", (m, k), (a.m, a.k)),
-            ("b", (n, k), (b.n, b.k)),
-            ("d", (m, n), (d.rows, d.cols)),
-        ] {
-            if expected != got {
-                return Err(ArgumentError::Shape {
-                    argument,
-                    expected,
-                    got,
-                }
-                .into());
-            }
-        }
-        for (other, span) in [
-            ("a", &a.data),
-            ("a.scales", &a.scales),
-            ("b", &b.data),
-            ("b.scales", &b.scales),
-        ] {
-            d.data.apart("d", span, other)?;
-        }
-        at_most("b.scale_stride", b.scale_stride as u64, u32::MAX.into())?;
-        if m == 0 || n == 0 {
-            return Ok(());
-        }
-        let (status_address, _status) = status.bind(stream)?;
-        let t = self.tile;
-        let codes = |argument, address, rows: usize, stride: usize, box_rows| Spec {
-            argument,
-            element: MapElement::U8,
-            address,
-            dims: [k as u64, rows as u64],
-            stride: stride as u64,
-            box_dims: [128, box_rows],
-            swizzle: true,
+        self.run_with(stream, a, b, d, &Epilogue::default(), status)
+    }
+
+    /// As [`GemmPlan::run`], with an epilogue.
+    ///
+    /// # Errors
+    /// As [`GemmPlan::run`].
+    pub fn run_with(
+        &self,
+        stream: &CudaStream,
+        a: &Fp8Rows<'_>,
+        b: &Fp8Blocks<'_>,
+        d: &mut MatrixMut<'_, D>,
+        epilogue: &Epilogue<'_>,
+        status: &mut Status,
+    ) -> Result<(), GemmError> {
+        let call = Call {
+            a,
+            b,
+            out: Out::Matrix {
+                kind: D::KIND,
+                data: &d.data,
+                rows: d.rows,
+                cols: d.cols,
+                row_stride: d.row_stride,
+                stack: d.stack,
+            },
+            index: None,
+            gather: None,
+            epilogue,
         };
-        let (element, swizzle) = match D::MAP {
-            MapKind::Bf16 => (MapElement::Bf16, t.swizzled_d()),
-            MapKind::F32 => (MapElement::F32, t.swizzled_d()),
-        };
-        let mut params = Params {
-            a: TensorMap::new(&codes("a", a.data.address, m, a.row_stride, t.m))?,
-            b: TensorMap::new(&codes("b", b.data.address, n, b.row_stride, t.n))?,
-            sfa: TensorMap::new(&Spec {
-                argument: "a.scales",
-                element: MapElement::F32,
-                address: a.scales.address,
-                dims: [m as u64, groups(k) as u64],
-                stride: a.scale_stride as u64 * 4,
-                box_dims: [t.m, 1],
-                swizzle: false,
-            })?,
-            d: TensorMap::new(&Spec {
-                argument: "d",
-                element,
-                address: d.data.address,
-                dims: [n as u64, m as u64],
-                stride: (d.row_stride * D::BYTES) as u64,
-                box_dims: [t.d_box_cols(D::BYTES as u32), 64],
-                swizzle,
-            })?,
-            sfb: b.scales.address,
-            status: status_address,
-            m: m as u32,
-            n: n as u32,
-            k: k as u32,
-            ld_sfb: b.scale_stride as u32,
-            deadline_ns: self.deadline_ns,
-        };
-        let launch = Launch {
-            grid: self.grid(),
-            block: t.threads(),
-            smem: t.smem_bytes(D::BYTES as u32),
-        };
-        raw::bind(self.device.context())?;
-        let mut args = [std::ptr::from_mut(&mut params).cast::<c_void>()];
-        // SAFETY: The kernel has one parameter of this struct's layout (asserted on both sides). What it reads and writes:
-        // A, B and D through maps whose sizes are those that `Fp8Rows`, `Fp8Blocks` and `MatrixMut` checked against their
-        // memory, which the copy engine never leaves; sfb at [0, ⌈n/128⌉) x [0, ⌈k/128⌉), checked likewise; 32 bytes of the
-        // status. D shares no byte with the rest. Lifetime: each of these belongs to `stream` (checked above; for raw parts
-        // the caller has promised it), memory is freed in stream order, so it is still there when the launch runs.
-        unsafe { raw::launch(self.function, launch, stream, &mut args)? };
-        Ok(())
+        self.core.run(stream, &call, status)
     }
 }

@@ -1,6 +1,7 @@
-//! The choice of a tile: a pure function of shape and SM count.
+//! What a caller asks for: shapes and options.
 
-use super::tiles::{TILES, Tile};
+use super::tiles::{MAX_SMEM, Tile};
+use crate::error::{ArgumentError, at_most, multiple};
 
 /// Sizes of D = A B^T: A is [m, k], B is [n, k].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,121 +14,144 @@ pub struct GemmShape {
     pub k: usize,
 }
 
-/// What a caller may set.
+/// How rows of A and D belong to groups, and what the index operand of `run` holds. Groups need no alignment and may be empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Groups {
+    /// A is [groups, m, k] and D [groups, m, n]; `index[g]` rows of group g exist, the others are neither used nor written.
+    Counts,
+    /// A is [m, k]; group g has the rows from `index[g - 1]` (0 for the first) to `index[g]`.
+    Ends,
+    /// A is [m, k]; row i belongs to group `index[i]`, or to none with -1. The rows of a group lie together; groups may come in any order.
+    Experts,
+}
+
+/// Sizes of a grouped GEMM: group g has D = A_g B_g^T, B is [groups, n, k].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GroupedShape {
+    /// How rows belong to groups.
+    pub by: Groups,
+    /// Groups, at most 512.
+    pub groups: usize,
+    /// Rows: of each group's room with [`Groups::Counts`], else of all groups together.
+    pub m: usize,
+    /// Rows of a group's B, columns of D; a multiple of 8.
+    pub n: usize,
+    /// Columns of A and B; a multiple of 16, at least 16.
+    pub k: usize,
+    /// Rows that a group has on average, for the choice of a tile alone.
+    pub expected_m: usize,
+}
+
+/// What is shared by the two blocks of a pair, which run at the same time: each loads half of it for both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Share {
+    /// Nothing: blocks are alone.
+    None,
+    /// A: the pair's tiles are neighbours along N.
+    A,
+    /// B: the pair's tiles are neighbours along M. Not for groups, whose last tile would have no neighbour.
+    B,
+}
+
+/// What a caller may set. Nothing of it changes a bit of the result.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct GemmOptions {
-    /// This tile instead of the planner's choice. It changes no bit of the result.
+    /// This tile instead of the planner's choice.
     pub tile: Option<Tile>,
-    /// Use at most so many SMs. It changes no bit of the result.
+    /// This sharing instead of the planner's choice.
+    pub share: Option<Share>,
+    /// Use at most so many SMs.
     pub sm_limit: Option<u32>,
+    /// The kernel may be launched before its predecessor in the stream has ended; it then waits (`griddepcontrol.wait`) before it
+    /// reads any operand and before it writes D. Kernels behind it may start early likewise.
+    pub dependent: bool,
     /// How long a wait inside the kernel may last, in nanoseconds, before it gives up and reports through the status.
     pub deadline_ns: u64,
 }
 
 impl Default for GemmOptions {
-    /// The planner's tile, all SMs, ten seconds.
+    /// The planner's choices, all SMs, an ordinary launch, ten seconds.
     fn default() -> Self {
         Self {
             tile: None,
+            share: None,
             sm_limit: None,
+            dependent: false,
             deadline_ns: 10_000_000_000,
         }
     }
 }
 
-/// Peak FP8 rate and memory bandwidth of an H100 SXM (NVIDIA H100 datasheet): operations and bytes per second.
-const PEAK_FLOPS: f64 = 1979e12;
-const PEAK_BYTES: f64 = 3.35e12;
+/// Most groups of a plan: what the kernel's table in shared memory has room for beside every tile.
+pub const MAX_GROUPS: usize = 512;
 
-fn tiles(shape: GemmShape, t: Tile) -> u64 {
-    (shape.m.div_ceil(t.m as usize) * shape.n.div_ceil(t.n as usize)) as u64
+/// A problem as the planner sees it, dense or grouped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Problem {
+    /// None: one group with all rows.
+    pub(crate) by: Option<Groups>,
+    pub(crate) groups: usize,
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    /// Rows a group is planned for.
+    pub(crate) expected_m: usize,
+    /// Bytes of an element of D.
+    pub(crate) out_bytes: usize,
+    /// D is codes and scales of 128 columns for 256 of B.
+    pub(crate) swiglu: bool,
 }
 
-/// Cycles that a K-block of a tile takes an SM, by a model: 8192 operations a cycle in the tensor cores (H100 data sheet:
-/// 1979 TFLOP/s over 132 SMs at 1.83 GHz). Two math warpgroups hide promotion behind each other's wgmma; one alone adds
-/// its issue slots (docs/gemm.md, ledger).
-fn cycles(t: &Tile) -> u64 {
-    let tensor = u64::from(t.m) * u64::from(t.n) * 128 * 2 / 8192;
-    let promotion = 36 + u64::from(t.n) / 2 + 4;
-    tensor + if t.warpgroups() == 1 { promotion } else { 0 }
-}
+impl Problem {
+    pub(crate) fn check(&self) -> Result<(), ArgumentError> {
+        for (name, v) in [("m", self.m), ("n", self.n), ("k", self.k)] {
+            at_most(name, v as u64, i32::MAX as u64)?;
+        }
+        at_most("groups", self.groups as u64, MAX_GROUPS as u64)?;
+        multiple("n", self.n as u64, if self.swiglu { 256 } else { 8 })?;
+        multiple("k", self.k as u64, 16)?;
+        if self.k == 0 {
+            return Err(ArgumentError::TooSmall {
+                argument: "k",
+                limit: 16,
+                got: 0,
+            });
+        }
+        // Numbers of tiles are 32 bits in the kernel.
+        let smallest = self.tiles(64, 64);
+        at_most("m: tiles", smallest, u32::MAX.into())
+    }
 
-/// The tile with the least modelled time of the busiest SM; a later row of the table must win by 3 %.
-pub(super) fn choose(shape: GemmShape, sms: u32, forced: Option<Tile>) -> (Tile, String) {
-    if let Some(t) = forced {
-        return (t, "asked for".into());
+    /// Nothing to compute.
+    pub(crate) fn empty(&self) -> bool {
+        self.m == 0 || self.n == 0 || self.groups == 0
     }
-    if shape.m <= 64 {
-        return (TILES[1], format!("m = {} fits 64 rows", shape.m));
+
+    /// The most tiles of these sizes that there can be.
+    pub(crate) fn tiles(&self, m: usize, n: usize) -> u64 {
+        let rows = match self.by {
+            None => self.m.div_ceil(m) as u64,
+            Some(Groups::Counts) => self.groups as u64 * self.m.div_ceil(m) as u64,
+            Some(_) => (self.m / m + self.groups.min(self.m)) as u64,
+        };
+        rows * self.n.div_ceil(n) as u64
     }
-    let cost = |t: &Tile| tiles(shape, *t).div_ceil(sms.into()).max(1) * cycles(t);
-    let mut best = TILES[0];
-    for t in &TILES[1..] {
-        if cost(t) * 100 < cost(&best) * 97 {
-            best = *t;
+
+    /// Groups in the kernel's table.
+    pub(crate) fn table(&self) -> u32 {
+        if self.by.is_some() {
+            self.groups as u32
+        } else {
+            0
         }
     }
-    (
-        best,
-        format!(
-            "modelled {} cycles a K-block on the busiest SM",
-            cost(&best)
-        ),
-    )
-}
 
-/// The page that [`super::GemmPlan::explain`] gives.
-pub(super) fn explain(s: GemmShape, t: Tile, why: &str, sms: u32, out_bytes: usize) -> String {
-    let (m, n, k) = (s.m as f64, s.n as f64, s.k as f64);
-    let groups = (s.k.div_ceil(128)) as f64;
-    let flops = 2.0 * m * n * k;
-    // Each operand once: codes, scales, D.
-    let bytes = m * k
-        + n * k
-        + m * n * out_bytes as f64
-        + 4.0 * m * groups
-        + 4.0 * (s.n.div_ceil(128)) as f64 * groups;
-    let (compute, memory) = (flops / PEAK_FLOPS, bytes / PEAK_BYTES);
-    let bound = if compute > memory {
-        "compute"
-    } else {
-        "memory"
-    };
-    let tiles = tiles(s, t);
-    let waves = tiles.div_ceil(sms.into()).max(1);
-    format!(
-        "tile {}x{} ({why}); {} stages, {} bytes of shared memory, {} threads\n\
-         {tiles} tiles in {waves} wave(s) on {sms} SMs, {:.0} % of the last wave used\n\
-         {:.3} GFLOP, {:.3} MB; floor on an H100 {:.2} us, {bound} bound ({:.2} us compute, {:.2} us memory)",
-        t.m,
-        t.n,
-        t.stages(out_bytes as u32),
-        t.smem_bytes(out_bytes as u32),
-        t.threads(),
-        100.0 * (tiles as f64 - (waves - 1) as f64 * f64::from(sms)) / f64::from(sms),
-        flops * 1e-9,
-        bytes * 1e-6,
-        compute.max(memory) * 1e6,
-        compute * 1e6,
-        memory * 1e6,
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn choices() {
-        let pick = |m, n, k| {
-            let t = choose(GemmShape { m, n, k }, 132, None).0;
-            (t.m, t.n)
-        };
-        assert_eq!(pick(1, 576, 7168), (64, 128));
-        assert_eq!(pick(64, 7168, 2048), (64, 128));
-        // 112 tiles of 128 columns or 128 of 112: one wave either way, the narrower is done sooner.
-        assert_eq!(pick(256, 7168, 2048), (128, 112));
-        assert_eq!(pick(4096, 4096, 7168), (128, 128));
+    /// Refuses a tile that leaves no room for three stages.
+    pub(crate) fn fits(&self, t: &Tile, by_row: bool) -> bool {
+        let s = t.smem(self.out_bytes == 2, by_row, self.table());
+        s.stages >= 3 && s.total <= MAX_SMEM
     }
 }

@@ -26,7 +26,7 @@ pub use rope::{PAIRS, Pairing, Rope, Yarn};
 pub use split::{BLOCK, Extent, Item, ROWS, SplitRule, items, split_blocks};
 
 use crate::device::raw::{self, Launch, RawFunction};
-use crate::device::tensor_map::{Element as MapElement, Planes, Spec, TensorMap};
+use crate::device::tensor_map::{Element as MapElement, Spec, TensorMap};
 use crate::device::{Device, Module, Status};
 use crate::error::{ArgumentError, DeviceError, MlaError, at_least, at_most};
 use plan::Sizes;
@@ -389,27 +389,31 @@ impl<F: CacheFormat> MlaPlan<F> {
             argument: "q",
             element: MapElement::Bf16,
             address: q.data.address,
-            dims: [DIMS as u64, rows as u64],
-            stride: q.row_stride as u64 * 2,
+            dims: [DIMS as u64, rows as u64, 1],
+            strides: [q.row_stride as u64 * 2; 2],
             box_dims: [64, q_box_rows],
             swizzle: true,
         })?;
         // A cache without pages has no memory to describe; no copy then names a place inside of the map.
         let kv = if whole && cache.pages > 0 {
-            TensorMap::planes(&Planes {
+            TensorMap::new(&Spec {
                 argument: "cache",
+                element: MapElement::Bf16,
                 address: cache.data.address,
                 dims: [DIMS as u64, cache.page_size as u64, cache.pages as u64],
                 strides: [2 * DIMS as u64, cache.page_stride],
                 box_dims: [64, cache.page_size.min(BLOCK) as u32],
+                swizzle: true,
             })?
         } else {
-            TensorMap::planes(&Planes {
+            TensorMap::new(&Spec {
                 argument: "cache",
+                element: MapElement::Bf16,
                 address: q.data.address,
                 dims: [DIMS as u64, 1, 1],
                 strides: [2 * DIMS as u64, 2 * DIMS as u64],
                 box_dims: [64, cache.page_size.min(BLOCK) as u32],
+                swizzle: true,
             })?
         };
         let mut params = Params {

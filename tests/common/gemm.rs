@@ -3,10 +3,10 @@
 use cudarc::driver::{CudaSlice, DeviceRepr};
 use hadal::device::Status;
 use hadal::fp8::E4M3;
-use hadal::gemm::{Fp8Gemm, GemmOptions, GemmPlan, GemmShape, Output};
+use hadal::gemm::{Epilogue, Fp8Gemm, GemmOptions, GemmPlan, GemmShape, Output};
 use hadal::reference::gemm::{Blocks, Expected, Product, Rows};
-use hadal::tensor::{Fp8Blocks, Fp8Rows, MatrixMut};
-use half::bf16;
+use hadal::tensor::{Fp8Blocks, Fp8Rows, MatrixMut, ScaleLayout};
+use half::{bf16, f16};
 use rand::{Rng, RngExt};
 
 use super::{Lease, code, rng};
@@ -44,6 +44,24 @@ impl Out for bf16 {
     }
     fn bound(e: &Expected) -> f64 {
         e.bf16()
+    }
+}
+
+impl Out for f16 {
+    const CANARY: Self = f16::from_bits(0xC5A5);
+    fn bits(self) -> u32 {
+        self.to_bits().into()
+    }
+    fn round(x: f32) -> Self {
+        f16::from_f32(x)
+    }
+    fn bound(e: &Expected) -> f64 {
+        // Beyond 65504 it is infinity: no bound.
+        if e.value.abs() + e.bound > 65000.0 {
+            f64::INFINITY
+        } else {
+            e.rounded(11, 2f64.powi(-24))
+        }
     }
 }
 
@@ -110,6 +128,8 @@ pub struct Padding {
     pub sfb: usize,
     pub ldd: usize,
     pub rows: usize,
+    /// Scales of A lie row by row.
+    pub by_row: bool,
 }
 
 pub const HOSTILE: Padding = Padding {
@@ -119,6 +139,13 @@ pub const HOSTILE: Padding = Padding {
     sfb: 3,
     ldd: 8,
     rows: 3,
+    by_row: false,
+};
+
+/// The same with scales of A row by row.
+pub const HOSTILE_BY_ROW: Padding = Padding {
+    by_row: true,
+    ..HOSTILE
 };
 
 /// `rows` rows of `cols` from a packed matrix, `stride` apart, `fill` between, `extra` rows of it behind.
@@ -150,6 +177,7 @@ pub struct Loaded<D> {
     pub ld_sfa: usize,
     pub ld_sfb: usize,
     pub ldd: usize,
+    pub layout: ScaleLayout,
 }
 
 impl<D: Out> Loaded<D> {
@@ -157,13 +185,20 @@ impl<D: Out> Loaded<D> {
         let GemmShape { m, n, k } = p.shape;
         let g = p.groups();
         let (lda, ldb, ldd) = (k + pad.lda, k + pad.ldb, n + pad.ldd);
-        let (ld_sfa, ld_sfb) = (m.next_multiple_of(4) + pad.sfa, g + pad.sfb);
+        let line = if pad.by_row { g } else { m };
+        let (ld_sfa, ld_sfb) = (line.next_multiple_of(4) + pad.sfa, g + pad.sfb);
+        let sfa = if pad.by_row {
+            let by_row: Vec<f32> = (0..m * g).map(|i| p.sfa[i % g * m + i / g]).collect();
+            spread(&by_row, m, g, ld_sfa, pad.rows, f32::NAN)
+        } else {
+            spread(&p.sfa, g, m, ld_sfa, pad.rows, f32::NAN)
+        };
         let up = |v: &[E4M3]| l.stream.clone_htod(v).expect("codes");
         let upf = |v: &[f32]| l.stream.clone_htod(v).expect("scales");
         Self {
             shape: p.shape,
             a: up(&spread(&p.a, m, k, lda, pad.rows, NAN)),
-            sfa: upf(&spread(&p.sfa, g, m, ld_sfa, pad.rows, f32::NAN)),
+            sfa: upf(&sfa),
             b: up(&spread(&p.b, n, k, ldb, pad.rows, NAN)),
             sfb: upf(&spread(
                 &p.sfb,
@@ -181,27 +216,43 @@ impl<D: Out> Loaded<D> {
             ld_sfa,
             ld_sfb,
             ldd,
+            layout: if pad.by_row {
+                ScaleLayout::RowMajor
+            } else {
+                ScaleLayout::ColumnMajor
+            },
         }
     }
 
     /// Launches a plan.
-    pub fn launch(&mut self, l: &Lease, plan: &GemmPlan<D>, status: &mut Status) {
+    pub fn launch(
+        &mut self,
+        l: &Lease,
+        plan: &GemmPlan<D>,
+        epilogue: &Epilogue<'_>,
+        status: &mut Status,
+    ) {
         let GemmShape { m, n, k } = self.shape;
         let s = &l.stream;
-        let a = Fp8Rows::with_strides(s, &self.a, &self.sfa, (m, k), self.lda, self.ld_sfa);
+        let a = Fp8Rows::with_layout(
+            s,
+            &self.a,
+            &self.sfa,
+            (m, k),
+            self.lda,
+            self.ld_sfa,
+            self.layout,
+        );
         let b = Fp8Blocks::with_strides(s, &self.b, &self.sfb, (n, k), self.ldb, self.ld_sfb);
         let mut d = MatrixMut::with_stride(s, &mut self.d, m, n, self.ldd).expect("d");
-        plan.run(s, &a.expect("a"), &b.expect("b"), &mut d, status)
+        plan.run_with(s, &a.expect("a"), &b.expect("b"), &mut d, epilogue, status)
             .expect("a launch");
     }
 
     /// Runs a plan, checks the status and every canary, gives D packed.
     pub fn run(&mut self, l: &Lease, plan: &GemmPlan<D>, status: &mut Status) -> Vec<D> {
-        self.launch(l, plan, status);
-        if let Err(e) = status.check(&l.stream) {
-            let found: Vec<_> = l.reports().iter().map(ToString::to_string).collect();
-            panic!("{e}\n{}", found.join("\n"));
-        }
+        self.launch(l, plan, &Epilogue::default(), status);
+        settled(l, status);
         self.canaries(l)
     }
 
@@ -223,6 +274,14 @@ impl<D: Out> Loaded<D> {
             }
         }
         out
+    }
+}
+
+/// Waits, and fails with what was found.
+pub fn settled(l: &Lease, status: &Status) {
+    if let Err(e) = status.check(&l.stream) {
+        let found: Vec<_> = l.reports().iter().map(ToString::to_string).collect();
+        panic!("{e}\n{}", found.join("\n"));
     }
 }
 
@@ -268,6 +327,16 @@ pub fn check<D: Out>(l: &Lease, p: &Problem, options: &GemmOptions) -> Vec<D> {
     let plan = gemm.plan::<D>(p.shape, options).expect("a plan");
     let mut status = Status::new(&l.stream).expect("a status");
     let d = Loaded::new(l, p, HOSTILE).run(l, &plan, &mut status);
+    verify(p, &d, 0..p.shape.m, true);
+    d
+}
+
+/// As [`check`] with operands as `pad` says.
+pub fn check_in<D: Out>(l: &Lease, p: &Problem, options: &GemmOptions, pad: Padding) -> Vec<D> {
+    let gemm = Fp8Gemm::new(&l.device).expect("kernels");
+    let plan = gemm.plan::<D>(p.shape, options).expect("a plan");
+    let mut status = Status::new(&l.stream).expect("a status");
+    let d = Loaded::new(l, p, pad).run(l, &plan, &mut status);
     verify(p, &d, 0..p.shape.m, true);
     d
 }

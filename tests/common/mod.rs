@@ -107,3 +107,36 @@ pub fn adversaries() -> Vec<Knobs> {
         },
     ]
 }
+
+/// Rows of values below `levels` such that every pair of values of two columns is in some row (greedy, seeded: the same everywhere).
+pub fn pairwise(levels: &[usize]) -> Vec<Vec<usize>> {
+    let mut missing = std::collections::BTreeSet::new();
+    for (i, a) in levels.iter().enumerate() {
+        for (j, b) in levels.iter().enumerate().skip(i + 1) {
+            missing.extend((0..*a).flat_map(|x| (0..*b).map(move |y| (i, x, j, y))));
+        }
+    }
+    let mut r = rng(1);
+    let mut rows = Vec::new();
+    let met = |row: &[usize],
+               missing: &std::collections::BTreeSet<(usize, usize, usize, usize)>| {
+        missing
+            .iter()
+            .filter(|(i, x, j, y)| row[*i] == *x && row[*j] == *y)
+            .count()
+    };
+    while let Some(&(i, x, j, y)) = missing.iter().next() {
+        // The best of some rows that meet the first pair still missing.
+        let best = (0..50)
+            .map(|_| {
+                let mut row: Vec<usize> = levels.iter().map(|n| r.random_range(0..*n)).collect();
+                (row[i], row[j]) = (x, y);
+                row
+            })
+            .max_by_key(|row| met(row, &missing))
+            .unwrap_or_default();
+        missing.retain(|(i, x, j, y)| !(best[*i] == *x && best[*j] == *y));
+        rows.push(best);
+    }
+    rows
+}
