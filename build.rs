@@ -38,6 +38,11 @@ const UNITS: &[Unit] = &[
         spills: 0,
     },
     Unit {
+        path: "kernels/gemm/sm90_fp8_gemm_swiglu.cu",
+        arch: "90a",
+        spills: 0,
+    },
+    Unit {
         path: "kernels/moe/sm90_bf16_moe_combine.cu",
         arch: "90a",
         spills: 0,

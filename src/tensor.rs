@@ -679,6 +679,7 @@ pub struct Fp8Out<'a> {
     pub(crate) k: usize,
     pub(crate) row_stride: usize,
     pub(crate) scale_stride: usize,
+    pub(crate) stack: Stack,
 }
 
 impl<'a> Fp8Out<'a> {
@@ -705,6 +706,7 @@ impl<'a> Fp8Out<'a> {
             k,
             row_stride,
             scale_stride,
+            stack: Stack::ONE,
         }
         .checked()
     }
@@ -739,12 +741,17 @@ impl<'a> Fp8Out<'a> {
             k,
             row_stride,
             scale_stride,
+            stack: Stack::ONE,
         }
         .checked()
     }
 
     fn checked(self) -> Result<Self, ArgumentError> {
+        let Stack { count, stride, .. } = self.stack;
         codes("y", &self.data, self.rows, self.k, self.row_stride)?;
+        multiple("y.group_stride", stride as u64, 16)?;
+        let one = extent("y", self.rows, self.k, self.row_stride)?;
+        long_enough("y", stacked("y", count, one, stride)?, self.data.bytes, 1)?;
         multiple("y.scales", self.scales.address, 4)?;
         Ok(self)
     }
@@ -752,11 +759,8 @@ impl<'a> Fp8Out<'a> {
     /// Refuses scales that `lines` lines of `n` do not fit in.
     pub(crate) fn room(&self, lines: usize, n: usize) -> Result<(), ArgumentError> {
         at_least("y.scale_stride", self.scale_stride as u64, n as u64)?;
-        long_enough(
-            "y.scales",
-            extent("y.scales", lines, n, self.scale_stride)?,
-            self.scales.bytes,
-            4,
-        )
+        let one = extent("y.scales", lines, n, self.scale_stride)?;
+        let need = stacked("y.scales", self.stack.count, one, self.stack.scale_stride)?;
+        long_enough("y.scales", need, self.scales.bytes, 4)
     }
 }

@@ -58,7 +58,8 @@ struct Params {
     alpha: f32,
     clamp: f32,
     sfa_pitch: u32,
-    zero: [u32; 3],
+    out_cols: u32,
+    zero: [u32; 2],
 }
 
 const _: () = assert!(size_of::<Params>() == 768 && align_of::<Params>() == 64);
@@ -417,7 +418,8 @@ impl Core {
             alpha: c.epilogue.alpha,
             clamp: f32::INFINITY,
             sfa_pitch: if by_row { 16 } else { 4 },
-            zero: [0; 3],
+            out_cols: 0,
+            zero: [0; 2],
         };
         (params.sfa_row, params.sfa_block) = match c.a.layout {
             ScaleLayout::ColumnMajor => (1, c.a.scale_stride as u64),
@@ -486,7 +488,7 @@ impl Core {
                 } else {
                     0
                 };
-                params.zero[0] = *cols as u32;
+                params.out_cols = *cols as u32;
                 params.clamp = *clamp;
             }
         }

@@ -6,6 +6,7 @@ mod grouped;
 mod launch;
 mod model;
 mod plan;
+pub mod swiglu;
 mod tiles;
 
 use std::marker::PhantomData;

@@ -2,7 +2,7 @@
 
 use cudarc::driver::{CudaStream, DevicePtr, DevicePtrMut};
 
-use super::{Element, Fp8Blocks, Fp8Rows, MatrixMut, ScaleLayout, groups};
+use super::{Element, Fp8Blocks, Fp8Out, Fp8Rows, MatrixMut, ScaleLayout, groups};
 use crate::error::ArgumentError;
 use crate::fp8::E4M3;
 
@@ -136,7 +136,26 @@ impl<T: Element> MatrixMut<'_, T> {
     }
 }
 
-// Used where a stacked output is made from a slice in one step.
+impl Fp8Out<'_> {
+    /// The first of `count` such matrices, `stride` bytes and `scale_stride` scales apart.
+    ///
+    /// # Errors
+    /// The memory of the codes is too short, matrices overlap, `stride` is no multiple of 16. Scales are checked when they are written.
+    pub fn stack(
+        self,
+        count: usize,
+        stride: usize,
+        scale_stride: usize,
+    ) -> Result<Self, ArgumentError> {
+        let stack = Stack {
+            count,
+            stride,
+            scale_stride,
+        };
+        Self { stack, ..self }.checked()
+    }
+}
+
 impl<'a, T: Element> MatrixMut<'a, T> {
     /// Packed [count, rows, cols].
     ///

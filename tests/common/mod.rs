@@ -4,6 +4,7 @@
 #[path = "../../examples/support/device.rs"]
 pub mod device;
 pub mod gemm;
+pub mod grouped;
 pub mod mla;
 pub mod moe;
 

@@ -6,7 +6,7 @@
 namespace hadal {
 namespace gemm {
 
-constexpr u32 KERNEL_ID = 1;
+constexpr u32 KERNEL_ID = 1;  // dense, grouped and SwiGLU
 // Places in the kernel, for the status.
 constexpr u32 WHERE_LOAD = 1;     // a stage's loads never completed
 constexpr u32 WHERE_MATH = 2;     // a stage was full, but the math warps never freed it
@@ -47,7 +47,7 @@ struct Params {
     u64 ld_d, group_d;      // elements from row to row, from group to group
     const float* bias;      // null: none; [groups, N]
     const float* row_weight;  // null: none; one per row of D
-    u64 group_weight;       // weights from group to group
+    u64 group_weight;       // weights, or SwiGLU's scales, from group to group
     const u32* index;       // counts, ends or experts
     const u32* gather;
     const u8* a_data;       // for the gather
@@ -65,7 +65,8 @@ struct Params {
     float alpha;
     float clamp;            // SwiGLU: largest |up| and gate; infinity for none
     u32 sfa_pitch;          // bytes from row to row of a stage's SFA: 4, or 16 when row-major
-    u32 zero[3];
+    u32 out_cols;           // SwiGLU: columns of the result that are stored
+    u32 zero[2];
 };
 static_assert(sizeof(Params) == 768 && alignof(Params) == 64, "Params is an interface");
 
