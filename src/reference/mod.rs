@@ -2,6 +2,7 @@
 //!
 //! * [`quant`]: the same bits as the quantisers.
 //! * [`moe`]: the router's bits, and the all-to-all as plain loops.
+//! * [`swiglu`]: gate, up and SwiGLU in f64 with a bound, and the codes and scales that are right.
 //! * [`gemm`]: the product in f64 with an error bound for each element, and a model of the kernel that has its very bits.
 //! * [`mla`]: attention in f64 with an error bound for each element, and the merge of partial results.
 
@@ -9,6 +10,7 @@ pub mod gemm;
 pub mod mla;
 pub mod moe;
 pub mod quant;
+pub mod swiglu;
 
 use crate::error::ArgumentError;
 

@@ -380,7 +380,7 @@ fn wide(d: &mut Decoder, i: &ast::Inst, ty: Type, mad: bool) -> Result<Inst> {
     };
     let dst = d.dst(i, 0, out)?;
     let exec = match ty {
-        U16 => lane32!(d, |a, b, c| (a * b).wrapping_add(c)),
+        U16 => lane32!(d, |a, b, c| ((a & 0xFFFF) * (b & 0xFFFF)).wrapping_add(c)),
         S16 => lane32!(d, |a, b, c| ((s16(a) * s16(b)) as u32).wrapping_add(c)),
         U32 => crate::isa::lanes::versions!(d.cpu, wide_u32),
         _ => crate::isa::lanes::versions!(d.cpu, wide_s32),
