@@ -16,7 +16,10 @@ fn every_kernel_is_in_and_clean() {
     assert_eq!(
         names,
         [
-            ("sm90_fp8_gemm_1d2d", "sm_90a", 6),
+            ("sm90_fp8_gemm_1d2d_128", "sm_90a", 2),
+            ("sm90_fp8_gemm_1d2d_64", "sm_90a", 1),
+            ("sm90_fp8_gemm_1d2d_wide", "sm_90a", 3),
+            ("sm90_fp8_gemm_swiglu", "sm_90a", 2),
             ("sm90_bf16_moe_combine", "sm_90a", 3),
             ("sm90_moe_dispatch", "sm_90a", 3),
             ("sm90_f32_moe_router", "sm_90a", 1),

@@ -150,7 +150,7 @@ pub fn print(f: &Facts<'_>, v: &Verdict) {
     let (m, n, k) = f.shape;
     let info = hadal::build_info();
     let tile = f.plan.tile();
-    let name = format!("sm90_fp8_gemm_1d2d_{}x{}_bf16", tile.m, tile.n);
+    let name = format!("sm90_fp8_gemm_1d2d_{}x{}", tile.m, tile.n);
     let entry = info
         .kernels
         .iter()

@@ -73,7 +73,7 @@ impl Status {
 
 fn kernel(id: u32) -> &'static str {
     match id {
-        1 => "sm90_fp8_gemm_1d2d",
+        1 => "sm90_fp8_gemm",
         2 => "sm90_bf16_quant_1x128",
         3 => "sm90_quant_128x128",
         4 => "sm90_moe_dispatch_send",
@@ -116,7 +116,7 @@ mod tests {
         w[..8].copy_from_slice(&[1, 1, 2, 7, 5, 1, 4, 0]);
         assert_eq!(
             decode(&w).unwrap_err().to_string(),
-            "sm90_fp8_gemm_1d2d: block 7 waited 4294967301 ns at place 2, the deadline is 4 ns"
+            "sm90_fp8_gemm: block 7 waited 4294967301 ns at place 2, the deadline is 4 ns"
         );
         w[0] = 2;
         assert!(matches!(

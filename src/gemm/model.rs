@@ -184,8 +184,8 @@ pub(crate) fn estimate(p: &Problem, t: &Tile, share: Share, sms: u32) -> Estimat
     }
 }
 
-/// The configuration with the least modelled time of those that `tile` and `share` leave; a later row of the table must win by 3 %,
-/// sharing by 2 %. `by_row`: A's scales may come row-major, which takes room.
+/// Of the configurations that `tile` and `share` leave and that are within 3 % of the least modelled time, the one that asks least of L2;
+/// of equals the first of the table. `by_row`: A's scales may come row-major, which takes room.
 pub(crate) fn choose(
     p: &Problem,
     sms: u32,
@@ -194,7 +194,7 @@ pub(crate) fn choose(
     by_row: bool,
 ) -> Estimate {
     let table: &[Tile] = if p.swiglu { &SWIGLU_TILES } else { &TILES };
-    let mut best: Option<(f64, Estimate)> = None;
+    let mut all: Vec<Estimate> = Vec::new();
     for t in table {
         if tile.is_some_and(|w| w != *t) || !p.fits(t, by_row) {
             continue;
@@ -206,21 +206,18 @@ pub(crate) fn choose(
                 Some(w) => s == if can(w) { w } else { Share::None },
                 None => can(s) && share_fits(p, t, s),
             };
-            if !wanted {
-                continue;
-            }
-            let e = estimate(p, t, s, sms);
-            // Seconds below are those a configuration must beat.
-            let handicap = if s == Share::None { 1.0 } else { 1.02 };
-            // Equal times: the one that asks less of L2 wins.
-            let score = e.seconds * handicap * (1.0 + 1e-3 * e.l2_bytes / (e.l2_bytes + e.bytes));
-            match best {
-                Some((b, kept)) if score * if kept.tile == *t { 1.0 } else { 1.03 } >= b => {}
-                _ => best = Some((score, e)),
+            if wanted {
+                all.push(estimate(p, t, s, sms));
             }
         }
     }
-    best.map_or_else(|| estimate(p, &table[0], Share::None, sms), |(_, e)| e)
+    // A pair waits for the slower of its two.
+    let seconds = |e: &Estimate| e.seconds * if e.share == Share::None { 1.0 } else { 1.02 };
+    let least = all.iter().map(seconds).fold(f64::INFINITY, f64::min);
+    all.into_iter()
+        .filter(|e| seconds(e) <= least * 1.03)
+        .min_by(|a, b| a.l2_bytes.total_cmp(&b.l2_bytes))
+        .unwrap_or_else(|| estimate(p, &table[0], Share::None, sms))
 }
 
 /// Whether pairs are worth a thought: the axis has two tiles.

@@ -101,8 +101,9 @@ pub const SWIGLU_TILES: [Tile; 2] = [
 
 /// Dynamic shared memory that a block may have on sm_90.
 pub(crate) const MAX_SMEM: u32 = 232_448;
-/// Behind the stages, before the table of groups: abort words, row maxima.
-const EXTRA: u32 = 16 + 512;
+/// Behind the stages, before the table of groups: abort words; where warpgroups lie side by side also row maxima.
+const EXTRA: u32 = 16;
+const ROW_MAXIMA: u32 = 512;
 /// Bytes of a group in that table.
 const GROUP: u32 = 12;
 
@@ -148,7 +149,9 @@ impl Tile {
         let ring = if buffered { self.m * self.n * 2 } else { 0 };
         let sfa = self.m * if by_row { 16 } else { 4 };
         let stage = (self.m + self.n) * 128 + (128 + sfa).next_multiple_of(1024);
-        let extra_bytes = (EXTRA + groups * GROUP).next_multiple_of(16);
+        let side_by_side = self.warpgroups == 2 && self.m == 64;
+        let maxima = if side_by_side { ROW_MAXIMA } else { 0 };
+        let extra_bytes = (EXTRA + maxima + groups * GROUP).next_multiple_of(16);
         let fit = (MAX_SMEM - ring - extra_bytes) / stage;
         let stages = if fit < 8 { fit } else { 8 };
         let extra = ring + stages * stage;

@@ -95,9 +95,9 @@ struct Tile {
     static constexpr u32 MASK_AT = RECORD_AT + 16;
     static constexpr u32 SFA_AT = FULL_AT + 128;              // BM f32, or BM x 4
 
-    // Behind the stages: abort word, a gave-up word per team, the exchange of row maxima, the table of groups.
-    static constexpr u32 EXCHANGE_AT = 16;                    // 2 x 64 f32
-    static constexpr u32 TABLE_AT = EXCHANGE_AT + 512;
+    // Behind the stages: abort word, a gave-up word per team, row maxima, the table of groups.
+    static constexpr u32 EXCHANGE_AT = 16;                    // 2 x 64 f32, where warpgroups lie side by side
+    static constexpr u32 TABLE_AT = EXCHANGE_AT + (GROUPS_N == 2 ? 512 : 0);
 
     // Columns of B's 128 x 128 scale blocks: a tile starts on a multiple of GRAIN, so which of two blocks a column belongs to
     // changes at multiples of GRAIN only.
