@@ -537,7 +537,7 @@ fn plans() {
             plan.grid(),
             plan.workspace_bytes()
         ),
-        (64, 128, 5, 0)
+        (64, 128, 6, 0)
     );
     let page = plan.explain();
     for word in ["64x128", "5 tiles", "GFLOP", "memory bound"] {

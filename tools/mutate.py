@@ -4,8 +4,8 @@
     python3 tools/mutate.py              all mutants (about ten minutes on two cores)
     python3 tools/mutate.py NAME ...     those
 
-Each mutant is a change of one place in a copy of the checkout (target/mutants). The test that runs it is
-`same_bits_under_every_schedule`: every tile, late, early and shuffled completion, all checks on. A mutant that survives without
+Each mutant is a change of one place in a copy of the checkout (target/mutants). The tests that run it
+are `same_bits…` and `pairs_with…` of the dense and grouped GEMM: every tile, late, early and shuffled completion, all checks on. A mutant that survives without
 a reason given here makes the exit status 1.
 """
 import os
@@ -17,43 +17,65 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COPY = ROOT / "target" / "mutants" / "src"
-KERNEL = "kernels/gemm/sm90_fp8_gemm_1d2d.cu"
-TESTS = ["same_bits_under_every_schedule"]
+FP8 = "kernels/gemm/fp8/"
+KERNEL, LOAD, MATH, STORE = FP8 + "kernel.cuh", FP8 + "load.cuh", FP8 + "multiply.cuh", FP8 + "store.cuh"
+SCHEDULE, PTX = FP8 + "schedule.cuh", "kernels/ptx/"
+TESTS = ["same_bits", "pairs_with"]
+TARGETS = ["--test", "gemm", "--test", "gemm_grouped"]
+
+EMPTY_WAIT = "            if (!wait_empty<T>(p, smem, ring)) return;\n            const u32 record"
+FULL_WAIT = "while (!mbarrier_try_wait(slot + T::FULL_AT, parity)) {\n                        if"
+EMPTY_ARRIVE = """                            warp_sync();  // every lane has read its scales
+                            if (told != NOBODY) mbarrier_arrive_at(slot + T::EMPTY_AT, told);
+"""
+WGMMA_WAIT = "                        wgmma_wait_group<0>(part);\n"
+BYTES = "gathered ? T::B_BYTES : T::A_BYTES + T::B_BYTES + sfa_bytes);"
 
 # name, file, what, by what
 MUTANTS = [
     ("none", KERNEL, "", ""),
-    ("full wait dropped", KERNEL, "while (!mbarrier_try_wait(slot + T::FULL_AT, parity)) {", "while (false) {"),
-    ("full wait of the wrong phase", KERNEL, "while (!mbarrier_try_wait(slot + T::FULL_AT, parity)) {",
-     "while (!mbarrier_try_wait(slot + T::FULL_AT, parity ^ 1)) {"),
-    ("empty wait dropped", KERNEL, "            if (!wait_empty<T>(p, slot, parity)) {\n                store_relaxed_shared_u32(smem + T::ABORT_AT, ABORTED);\n                return;\n            }\n            const u32 full",
-     "            const u32 full"),
-    ("empty arrive dropped", KERNEL, "if (lane == 0) mbarrier_arrive(slot + T::EMPTY_AT);", ""),
-    ("empty arrive by every lane", KERNEL, "if (lane == 0) mbarrier_arrive", "mbarrier_arrive"),
-    ("empty arrive before the wgmma are done", KERNEL, "                wgmma_wait_group<0>(part);\n                warp_sync();  // every lane has read its SFA values\n                if (lane == 0) mbarrier_arrive(slot + T::EMPTY_AT);",
-     "                warp_sync();\n                if (lane == 0) mbarrier_arrive(slot + T::EMPTY_AT);\n                wgmma_wait_group<0>(part);"),
-    ("warp_sync before the empty arrive dropped", KERNEL, "warp_sync();  // every lane has read its SFA values", ""),
-    ("expect_tx dropped", KERNEL, "mbarrier_arrive_expect_tx(full, T::LOAD_BYTES);", "mbarrier_arrive(full);"),
-    ("expect_tx 16 bytes short", KERNEL, "mbarrier_arrive_expect_tx(full, T::LOAD_BYTES);", "mbarrier_arrive_expect_tx(full, T::LOAD_BYTES - 16);"),
-    ("expect_tx 16 bytes long", KERNEL, "mbarrier_arrive_expect_tx(full, T::LOAD_BYTES);", "mbarrier_arrive_expect_tx(full, T::LOAD_BYTES + 16);"),
-    ("fence.proxy.async dropped", KERNEL, "        fence_proxy_async_shared();\n", ""),
-    ("wgmma.fence dropped", KERNEL, "                wgmma_fence();\n", ""),
-    ("wgmma.commit_group dropped", KERNEL, "                wgmma_commit_group();\n", ""),
-    ("wgmma.wait_group dropped", KERNEL, "                wgmma_wait_group<0>(part);\n", ""),
-    ("wgmma.wait_group leaves one pending", KERNEL, "                wgmma_wait_group<0>(part);\n", "                wgmma_wait_group<1>(part);\n"),
+    ("full wait dropped", MATH, FULL_WAIT, "while (false) {\n                        if"),
+    ("full wait of the wrong phase", MATH, FULL_WAIT, FULL_WAIT.replace("parity)", "parity ^ 1)")),
+    ("full wait before the record dropped", MATH, "wait_full<T>(slot, parity, abort_word);\n        if", "true;\n        if"),
+    ("empty wait dropped", LOAD, EMPTY_WAIT, "            const u32 record"),
+    ("empty arrive dropped", MATH, EMPTY_ARRIVE, ""),
+    ("empty arrive by every lane", MATH, EMPTY_ARRIVE, EMPTY_ARRIVE.replace("if (told != NOBODY) mbarrier_arrive_at(slot + T::EMPTY_AT, told)", "mbarrier_arrive_at(slot + T::EMPTY_AT, told == NOBODY ? 0 : told)")),
+    ("empty arrive before the wgmma are done", MATH, "                        wgmma_wait_group<0>(part);\n                        if (i + 1 == T::PIECES) {\n" + EMPTY_ARRIVE + "                        }\n",
+     "                        if (i + 1 == T::PIECES) {\n" + EMPTY_ARRIVE + "                        }\n" + WGMMA_WAIT),
+    ("empty arrive at the peer dropped", MATH, "at.lane < (paired ? 2 : 1)", "at.lane < 1"),
+    ("empty arrive where no row exists dropped", MATH, "                warp_sync();\n                if (told != NOBODY) mbarrier_arrive_at(slot + T::EMPTY_AT, told);\n", "                warp_sync();\n"),
+    ("warp_sync before the empty arrive dropped", MATH, "                            warp_sync();  // every lane has read its scales\n", ""),
+    ("expect_tx 16 bytes short", LOAD, BYTES, BYTES.replace(");", ") - 16);").replace("gathered", "(gathered")),
+    ("expect_tx 16 bytes long", LOAD, BYTES, BYTES.replace(");", ") + 16);").replace("gathered", "(gathered")),
+    ("fence of gathered rows dropped", LOAD, "                fence_proxy_async_shared();\n", ""),
+    ("wait for gathered rows dropped", LOAD, "                copy_async_wait<GATHER_LAG>();\n", ""),
+    ("gathered rows without the swizzle", LOAD, "(chunk ^ (thread / 8 % 8)) * 16", "chunk * 16"),
+    ("fence.proxy.async of D dropped", STORE, "        else fence_proxy_async_shared();\n", ""),
+    ("wgmma.fence dropped", MATH, "                        wgmma_fence();\n", ""),
+    ("wgmma.commit_group dropped", MATH, "                        wgmma_commit_group();\n", ""),
+    ("wgmma.wait_group dropped", MATH, WGMMA_WAIT, ""),
+    ("wgmma.wait_group leaves one pending", MATH, WGMMA_WAIT, WGMMA_WAIT.replace("<0>", "<1>")),
     ("fence.mbarrier_init dropped", KERNEL, "        fence_mbarrier_init();\n", ""),
-    ("bar.sync after the initialisation dropped", KERNEL, "    cta_sync();\n\n    if (threadIdx.x >= T::MATH_THREADS)", "    if (threadIdx.x >= T::MATH_THREADS)"),
-    ("wait for the store's reads dropped", KERNEL, "        if (leader) tma_wait_group_read<0>();\n", ""),
-    ("barrier before D is written dropped", KERNEL, "        named_barrier_sync<WARPGROUP>(barrier_id);\n        // The same answer", "        // The same answer"),
-    ("barrier before D is stored dropped", KERNEL, "        fence_proxy_async_shared();\n        named_barrier_sync<WARPGROUP>(barrier_id);\n", "        fence_proxy_async_shared();\n"),
-    ("commit of the store dropped", KERNEL, "            tma_commit_group();\n", ""),
-    ("last wait for the store dropped", KERNEL, "    if (leader) tma_wait_group<0>();\n}", "}"),
+    ("barrier after the initialisation dropped", KERNEL, "    if (paired) cluster_sync();\n    else cta_sync();\n", "    if (paired) cluster_sync();\n"),
+    ("pair meets at the start as blocks alone", KERNEL, "    if (paired) cluster_sync();\n    else cta_sync();\n", "    cta_sync();\n"),
+    ("pair does not meet at the end", KERNEL, "        warp_sync();\n        cluster_sync();\n", ""),
+    ("wait for the store's reads dropped", STORE, "        if (at.leader) tma_wait_group_read<0>();\n", ""),
+    ("barrier before D is written dropped", MATH, "        named_barrier_sync<T::TEAM>(team_barrier);\n        // The same answer", "        // The same answer"),
+    ("barrier before D is stored dropped", STORE, "        named_barrier_sync<T::TEAM>(1 + at.group_m);\n", ""),
+    ("commit of the store dropped", STORE, "            tma_commit_group();\n", ""),
+    ("last wait for the store dropped", STORE, "        if (at.leader) tma_wait_group<0>();\n", ""),
+    ("warp_sync before rows are copied dropped", STORE, "            warp_sync();\n#pragma unroll\n            for (u32 i = 0; i < T::PIECES; ++i) copy_rows", "#pragma unroll\n            for (u32 i = 0; i < T::PIECES; ++i) copy_rows"),
+    ("whole slabs are not asked for", STORE, "whole = whole && (r.rows[i] & SLAB_WHOLE);", "whole = true;"),
+    ("mask of rows ignored", STORE, "if (!(r.rows[slab] >> row & 1) || ", "if ("),
+    ("mask a row too long", LOAD, "n == 32 ? ~0u : (1u << n) - 1", "n == 32 ? ~0u : (2u << n) - 1"),
+    ("tile starts at the operand's row", SCHEDULE, "w.m0 = start + m;", "w.m0 = m;"),
     ("setmaxnreg.dec dropped", KERNEL, "        setmaxnreg_dec<PRODUCER_REGS>();\n", "        static_cast<void>(PRODUCER_REGS);\n"),
-    ("descriptor of another swizzle", "kernels/ptx/wgmma.cuh", "(1024u >> 4) | (1u << 30)", "(1024u >> 4) | (2u << 30)"),
-    ("K step of 16 bytes", KERNEL, "                wgmma_desc_step<2>(desc_b);\n                wgmma_e4m3<1>(part, desc_a, desc_b);\n                wgmma_desc_step<2>(desc_a);",
-     "                wgmma_desc_step<1>(desc_b);\n                wgmma_e4m3<1>(part, desc_a, desc_b);\n                wgmma_desc_step<2>(desc_a);"),
-    ("scale of the next row block", KERNEL, "const u32 block = n0 / 128;", "const u32 block = min(n0 / 128 + 1, (p.n - 1) / 128);"),
-    ("partial sum not cleared", KERNEL, "wgmma_e4m3<0>(part,", "wgmma_e4m3<1>(part,"),
+    ("descriptor of another swizzle", PTX + "wgmma.cuh", "(1024u >> 4) | (1u << 30)", "(1024u >> 4) | (2u << 30)"),
+    ("K step of 16 bytes", MATH, "any_bits(32 / 16)", "any_bits(16 / 16)"),
+    ("scale of the next row block", LOAD, "const u32 block = w.n0 / 128,", "const u32 block = min(w.n0 / 128 + 1, (p.n - 1) / 128),"),
+    ("one scale where a tile straddles", MATH, "return grain < near_cols ? near : far;", "return near;"),
+    ("scale of the wrong K-block", LOAD, "if (lane == kb % 32) store_shared_v2(ring.slot + T::SFB_AT, now.near, now.far);\n            warp_sync();\n            if (elect_one())", "if (lane == (kb + 1) % 32) store_shared_v2(ring.slot + T::SFB_AT, now.near, now.far);\n            warp_sync();\n            if (elect_one())"),
+    ("partial sum not cleared", MATH, "wgmma_e4m3<0>(part,", "wgmma_e4m3<1>(part,"),
 ]
 
 
@@ -111,7 +133,7 @@ def main():
             sys.exit(f"{name}: {path} has no {old!r}")
         target = COPY / path
         target.write_text(source.replace(old, new, 1) if old else source)
-        done = subprocess.run(["cargo", "test", "--test", "gemm", "--", *TESTS], cwd=COPY, env=environment(), capture_output=True, text=True)
+        done = subprocess.run(["cargo", "test", *TARGETS, "--", *TESTS], cwd=COPY, env=environment(), capture_output=True, text=True)
         target.write_text(source)
         if done.returncode == 0:
             by, text = "nothing", HARMLESS.get(name, "")
