@@ -20,19 +20,4 @@ __device__ __forceinline__ void mbarrier_arrive_at(u32 bar, u32 rank) {
         : "memory");
 }
 
-// mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [bar], parity
-// PTX 8.0, sm_90. As mbarrier_try_wait, for arrivals that may come from another CTA.
-__device__ __forceinline__ bool mbarrier_try_wait_cluster(u32 bar, u32 parity) {
-    u32 done;
-    asm volatile("{\n\t"
-                 ".reg .pred done;\n\t"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%1], %2;\n\t"
-                 "selp.b32 %0, 1, 0, done;\n\t"
-                 "}"
-                 : "=r"(done)
-                 : "r"(bar), "r"(parity)
-                 : "memory");
-    return done != 0;
-}
-
 }  // namespace hadal

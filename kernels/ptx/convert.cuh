@@ -55,4 +55,19 @@ __device__ __forceinline__ void unpack_f16(u32 two, float& low, float& high) {
         : "r"(two));
 }
 
+// cvt.rn.satfinite.e4m3x2.f32 d, high, low
+// PTX 7.8 (sm_89; 8.1 there), sm_90. Two f32 to E4M3, round to nearest even; beyond +-448, infinities too, +-448; NaN 0x7F.
+__device__ __forceinline__ u32 pack_e4m3(float low, float high) {
+    unsigned short d;
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(d) : "f"(high), "f"(low));
+    return d;
+}
+
+// mov.b32 {low, high}, v; shl.b32 / and.b32
+// PTX 1.0. The two bf16 of a word as f32: exact.
+__device__ __forceinline__ void unpack_bf16(u32 v, float& low, float& high) {
+    low = __uint_as_float(v << 16);
+    high = __uint_as_float(v & 0xffff0000u);
+}
+
 }  // namespace hadal

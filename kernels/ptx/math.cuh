@@ -4,14 +4,6 @@
 
 namespace hadal {
 
-// ex2.approx.ftz.f32 d, x
-// PTX 1.4, sm_10. 2^x; relative error at most 2^-22; subnormals are zero.
-__device__ __forceinline__ float exp2_approx(float x) {
-    float d;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(d) : "f"(x));
-    return d;
-}
-
 // rcp.approx.ftz.f32 d, x
 // PTX 1.4, sm_10. 1 / x; error at most 1 ulp; subnormals are zero, 1 / infinity is zero.
 __device__ __forceinline__ float reciprocal_approx(float x) {

@@ -23,45 +23,12 @@ __device__ __forceinline__ void load_shared_v2(u32 addr, float& x, float& y) {
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "r"(addr) : "memory");
 }
 
-// ld.shared.u32 d, [addr]
-// PTX 1.0, sm_10.
-__device__ __forceinline__ u32 load_shared_u32(u32 addr) {
-    u32 v;
-    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(addr) : "memory");
-    return v;
-}
-
-// ld.shared.v2.u32 {x, y}, [addr]
-// PTX 1.0, sm_10. `addr` is 8-byte aligned.
-__device__ __forceinline__ void load_shared_v2(u32 addr, u32& x, u32& y) {
-    asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(x), "=r"(y) : "r"(addr) : "memory");
-}
-
 // ld.shared.v4.u32 {x, y, z, w}, [addr]
 // PTX 1.0, sm_10. `addr` is 16-byte aligned.
 __device__ __forceinline__ void load_shared_v4(u32 addr, u32& x, u32& y, u32& z, u32& w) {
     asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(x), "=r"(y), "=r"(z), "=r"(w)
                  : "r"(addr)
-                 : "memory");
-}
-
-// st.shared.f32 [addr], v
-// PTX 1.0, sm_10.
-__device__ __forceinline__ void store_shared_f32(u32 addr, float v) {
-    asm volatile("st.shared.f32 [%0], %1;" ::"r"(addr), "f"(v) : "memory");
-}
-
-// st.shared.u32 [addr], v
-// PTX 1.0, sm_10.
-__device__ __forceinline__ void store_shared_u32(u32 addr, u32 v) {
-    asm volatile("st.shared.u32 [%0], %1;" ::"r"(addr), "r"(v) : "memory");
-}
-
-// st.shared.v4.u32 [addr], {x, y, z, w}
-// PTX 1.0, sm_10. `addr` is 16-byte aligned.
-__device__ __forceinline__ void store_shared_v4(u32 addr, u32 x, u32 y, u32 z, u32 w) {
-    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(addr), "r"(x), "r"(y), "r"(z), "r"(w)
                  : "memory");
 }
 
@@ -160,23 +127,10 @@ __device__ __forceinline__ void load_global_v2(const void* p, float& x, float& y
     asm volatile("ld.global.v2.f32 {%0, %1}, [%2];" : "=f"(x), "=f"(y) : "l"(p) : "memory");
 }
 
-// st.global.f32 [p], v
-// PTX 1.0, sm_10.
-__device__ __forceinline__ void store_global_f32(float* p, float v) {
-    asm volatile("st.global.f32 [%0], %1;" ::"l"(p), "f"(v) : "memory");
-}
-
 // st.global.v2.f32 [p], {x, y}
 // PTX 1.0, sm_10. `p` is 8-byte aligned.
 __device__ __forceinline__ void store_global_v2(void* p, float x, float y) {
     asm volatile("st.global.v2.f32 [%0], {%1, %2};" ::"l"(p), "f"(x), "f"(y) : "memory");
-}
-
-// st.global.v4.u32 [p], {x, y, z, w}
-// PTX 1.0, sm_10. `p` is 16-byte aligned.
-__device__ __forceinline__ void store_global_v4(void* p, u32 x, u32 y, u32 z, u32 w) {
-    asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(x), "r"(y), "r"(z), "r"(w)
-                 : "memory");
 }
 
 // st.global.u32 [p], v
@@ -202,42 +156,6 @@ __device__ __forceinline__ u32 pack_bf16(float low, float high) {
     u32 d;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
     return d;
-}
-
-// cvt.rn.f16x2.f32 d, high, low
-// PTX 7.0, sm_80. As above to f16; what is beyond its range becomes infinity.
-__device__ __forceinline__ u32 pack_f16(float low, float high) {
-    u32 d;
-    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
-    return d;
-}
-
-// cvt.rn.satfinite.e4m3x2.f32 d, high, low
-// PTX 7.8 (sm_89; 8.1 there), sm_90. Two f32 to E4M3, round to nearest even; beyond +-448, infinities too, +-448; NaN 0x7F.
-__device__ __forceinline__ u32 pack_e4m3(float low, float high) {
-    unsigned short d;
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(d) : "f"(high), "f"(low));
-    return d;
-}
-
-// mov.b32 {low, high}, v; shl.b32 / and.b32
-// PTX 1.0. The two bf16 of a word as f32: exact.
-__device__ __forceinline__ void unpack_bf16(u32 v, float& low, float& high) {
-    low = __uint_as_float(v << 16);
-    high = __uint_as_float(v & 0xffff0000u);
-}
-
-// cvt.f32.f16
-// PTX 1.0, sm_53. The two f16 of a word as f32: exact.
-__device__ __forceinline__ void unpack_f16(u32 v, float& low, float& high) {
-    asm("{\n\t"
-        ".reg .b16 l, h;\n\t"
-        "mov.b32 {l, h}, %2;\n\t"
-        "cvt.f32.f16 %0, l;\n\t"
-        "cvt.f32.f16 %1, h;\n\t"
-        "}"
-        : "=f"(low), "=f"(high)
-        : "r"(v));
 }
 
 }  // namespace hadal

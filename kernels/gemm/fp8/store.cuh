@@ -4,6 +4,8 @@
 // computed; of the others each warp stores the rows that exist itself, 16 bytes a lane. So a tile's tail never touches the next
 // group. f32 goes from the registers, 32 bytes a row and instruction: whole sectors.
 #pragma once
+#include "../../ptx/convert.cuh"
+#include "../../ptx/global.cuh"
 #include "../../ptx/memory.cuh"
 #include "../../ptx/sync.cuh"
 #include "../../ptx/tma.cuh"

@@ -9,6 +9,8 @@
 // 16t + 2j + e of the result: a thread's 16 values are 16 neighbouring codes, stored at once. No shared memory, and rows that do
 // not exist are left out by a predicate.
 #pragma once
+#include "../../ptx/convert.cuh"
+#include "../../ptx/global.cuh"
 #include "../../ptx/math.cuh"
 #include "../../ptx/memory.cuh"
 #include "../../ptx/sync.cuh"
@@ -57,11 +59,10 @@ struct SwiGlu {
                 if (v & 2) max8 = fmaxf(max8, finite(h));
                 else max0 = fmaxf(max0, finite(h));
             }
-#pragma unroll
-        for (u32 lanes = 1; lanes < 4; lanes *= 2) {
-            max0 = fmaxf(max0, shuffle_xor(max0, lanes));
-            max8 = fmaxf(max8, shuffle_xor(max8, lanes));
-        }
+        max0 = fmaxf(max0, shuffle_xor<1>(max0));
+        max8 = fmaxf(max8, shuffle_xor<1>(max8));
+        max0 = fmaxf(max0, shuffle_xor<2>(max0));
+        max8 = fmaxf(max8, shuffle_xor<2>(max8));
         const u32 row = 16 * at.warp + at.lane / 4, quad = at.lane % 4;
         if constexpr (T::SIDE_BY_SIDE == 2) {
             // The other half of the row's columns is the other warpgroup's.
