@@ -21,7 +21,7 @@ fn every_kernel_is_in_and_clean() {
             ("sm90_fp8_gemm_1d2d_wide", "sm_90a", 3),
             ("sm90_fp8_gemm_swiglu", "sm_90a", 2),
             ("sm90_bf16_moe_combine", "sm_90a", 3),
-            ("sm90_moe_dispatch", "sm_90a", 3),
+            ("sm90_moe_dispatch", "sm_90a", 4),
             ("sm90_f32_moe_router", "sm_90a", 1),
             ("sm90_16bit_mla_decode", "sm_90a", 6),
             ("sm90_fp8_mla_decode", "sm_90a", 2),

@@ -100,8 +100,7 @@ impl Bench {
     }
 }
 
-fn join(all: &Ranks, rendezvous: &std::sync::Arc<Rendezvous>, me: &Rank, c: &GroupConfig) -> Group {
-    let _ = all;
+fn join(rendezvous: &std::sync::Arc<Rendezvous>, me: &Rank, c: &GroupConfig) -> Group {
     Group::join(rendezvous, me.rank, &me.device, &me.stream, c, PATIENCE).unwrap()
 }
 
@@ -130,7 +129,7 @@ fn a_rank_stops() {
         let all = ranks(3, &patient());
         let (rendezvous, barrier) = (Rendezvous::new(3), Barrier::new(3));
         let verdicts = all.each(|me| {
-            let mut group = join(&all, &rendezvous, me, &c);
+            let mut group = join(&rendezvous, me, &c);
             let ids: Vec<i32> = (0..10).map(|i| (i + me.rank as i32) % 6).collect();
             let mut b = Bench::new(&c, me, &ids);
             if me.rank != 2 {
@@ -213,7 +212,7 @@ fn ids_that_no_expert_has() {
     let all = ranks(2, &Knobs::default());
     let rendezvous = Rendezvous::new(2);
     all.each(|me| {
-        let mut group = join(&all, &rendezvous, me, &c);
+        let mut group = join(&rendezvous, me, &c);
         let ids = [0, 6, -2, 5, i32::MIN, i32::MAX, 3, 3, -1, -1];
         let mut b = Bench::new(&c, me, &ids);
         b.run(&c, me, &mut group, 4).unwrap();
@@ -241,7 +240,7 @@ fn banks_that_overflow() {
         let all = ranks(2, &patient());
         let rendezvous = Rendezvous::new(2);
         let verdicts = all.each(|me| {
-            let mut group = join(&all, &rendezvous, me, &c);
+            let mut group = join(&rendezvous, me, &c);
             // Rank 0 sends five rows to rank 1; rank 1 sends two.
             let ids: &[i32] = if me.rank == 0 {
                 &[3, 4, 3, 4, 3, 4, 3, 4, 3, 4]
@@ -277,7 +276,7 @@ fn a_state_is_dropped() {
     let all = ranks(2, &Knobs::default());
     let rendezvous = Rendezvous::new(2);
     all.each(|me| {
-        let mut group = join(&all, &rendezvous, me, &c);
+        let mut group = join(&rendezvous, me, &c);
         let mut b = Bench::new(&c, me, &[0, 5]);
         b.run(&c, me, &mut group, 2).unwrap();
         let e = b.run(&c, me, &mut group, 1).unwrap_err();
@@ -294,7 +293,7 @@ fn a_refused_step_can_be_tried_again() {
     let rendezvous = Rendezvous::new(1);
     let me = &all.ranks[0];
     let s = &me.stream;
-    let mut group = join(&all, &rendezvous, me, &c);
+    let mut group = join(&rendezvous, me, &c);
     let mut b = Bench::new(&c, me, &[0, 5]);
     let picks = Picks::new(s, &b.ids, &b.weights, 1, 2).unwrap();
     let wide = Rows::bf16(Matrix::new(s, &b.rows, 1, 32).unwrap()).unwrap();

@@ -31,8 +31,6 @@ struct SendParams {
     u64 row_stride;        // bytes from row to row of the input
     u32 row_bytes;         // of the input, a multiple of 16
     u32 tokens;
-    u32 quantise;          // bf16 in, E4M3 codes and f32 scales per 128 on the wire
-    u32 pad;
 };
 
 struct ReceiveParams {
@@ -261,8 +259,10 @@ __device__ __forceinline__ void send(const SendParams& p, SendShared& s, Rows ro
     if (__syncthreads_or(threadIdx.x == 0 && aborted(g)) != 0) return;
     const Split split(g);
     if (blockIdx.x == 0 && !publish_counts(p, split, s, operation)) return;
-    const u32 first = static_cast<u64>(p.tokens) * blockIdx.x / g.blocks;
-    const u32 last = static_cast<u64>(p.tokens) * (blockIdx.x + 1) / g.blocks;
+    // Blocks own ranges of equal length, the first ones a token more.
+    const u32 base = p.tokens / g.blocks, extra = p.tokens % g.blocks;
+    const u32 first = blockIdx.x * base + min(blockIdx.x, extra);
+    const u32 last = first + base + (blockIdx.x < extra ? 1 : 0);
     clear_counts(g, s);
     cta_sync();
     count_tokens(p, split, s, 0, first);
@@ -275,6 +275,20 @@ __device__ __forceinline__ void send(const SendParams& p, SendShared& s, Rows ro
     }
     arrive(g, 0, operation);
     if (threadIdx.x == 0) *operation_word(g, DISPATCH_SEND) = following(operation);
+}
+
+// Whole CTA: a send kernel whose warps move a chunk of a row at a time, `move(token, its picks in s, chunk)`.
+template <class Move>
+__device__ __forceinline__ void send_by_threads(const SendParams& p, SendShared& s, Move move) {
+    const u32 chunks = (p.row_bytes + CHUNK - 1) / CHUNK;
+    send(p, s, [&](const Split& split, u32 t0, u32 n) {
+        for (u32 task = threadIdx.x / 32; task < n * chunks; task += WARPS) {
+            const u32 t = task / chunks, chunk = task % chunks;
+            const u32 i = t * p.g.top_k;
+            if (chunk == 0) send_meta(p, split, s, t0 + t, i);
+            move(t0 + t, i, chunk);
+        }
+    });
 }
 
 // Whole CTA. Rank r's part of the output of local expert l starts at first[l * ranks + r]. False: it must leave.
@@ -346,19 +360,16 @@ extern "C" __global__ void __launch_bounds__(hadal::moe::THREADS)
     using namespace hadal;
     using namespace hadal::moe;
     __shared__ SendShared s;
-    const u32 chunks = (p.row_bytes + CHUNK - 1) / CHUNK;
-    send(p, s, [&](const Split& split, u32 t0, u32 n) {
-        for (u32 task = threadIdx.x / 32; task < n * chunks; task += WARPS) {
-            const u32 t = task / chunks, chunk = task % chunks;
-            const u32 i = t * p.g.top_k;
-            if (chunk == 0) send_meta(p, split, s, t0 + t, i);
-            if (p.quantise) {
-                send_quantised(p, s, t0 + t, i, chunk);
-            } else {
-                send_bytes(p, s, t0 + t, i, chunk);
-            }
-        }
-    });
+    send_by_threads(p, s, [&](u32 token, u32 i, u32 chunk) { send_bytes(p, s, token, i, chunk); });
+}
+
+// bf16 rows as E4M3 codes and scales. An entry of its own: with both ways in one, ptxas spills.
+extern "C" __global__ void __launch_bounds__(hadal::moe::THREADS)
+    sm90_bf16_moe_dispatch_send_fp8(const __grid_constant__ hadal::moe::SendParams p) {
+    using namespace hadal;
+    using namespace hadal::moe;
+    __shared__ SendShared s;
+    send_by_threads(p, s, [&](u32 token, u32 i, u32 chunk) { send_quantised(p, s, token, i, chunk); });
 }
 
 // The same bytes by the copy engine, for many tokens on few SMs: the first lane of each warp brings a piece of a row into

@@ -109,8 +109,6 @@ struct SendParams {
     row_stride: u64,
     row_bytes: u32,
     tokens: u32,
-    quantise: u32,
-    pad: u32,
 }
 
 #[repr(C)]
@@ -300,19 +298,17 @@ impl Channel {
             row_stride: rows.row_stride as u64,
             row_bytes: rows.row_bytes as u32,
             tokens: picks.tokens as u32,
-            quantise: u32::from(matches!(c.payload, Payload::Fp8(_))),
-            pad: 0,
         };
         let kernels = &self.shared.kernels;
         let bulk = match c.path {
-            SendPath::Auto => picks.tokens > 512 && params.quantise == 0,
+            SendPath::Auto => picks.tokens > 512,
             SendPath::Threads => false,
             SendPath::Bulk => true,
         };
-        let (function, smem) = if bulk {
-            (kernels.dispatch_send_bulk, BULK_SMEM)
-        } else {
-            (kernels.dispatch_send, 0)
+        let (function, smem) = match c.payload {
+            Payload::Fp8(_) => (kernels.dispatch_send_fp8, 0),
+            _ if bulk => (kernels.dispatch_send_bulk, BULK_SMEM),
+            _ => (kernels.dispatch_send, 0),
         };
         // SAFETY: The parameter is the kernel's. It reads rows, ids and weights at [0, tokens), which the operands have checked against
         // their memory, and writes into windows at places below `capacity` and cells of this rank (src/moe/layout.rs), and

@@ -116,6 +116,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(crate) struct Kernels {
     pub dispatch_send: RawFunction,
+    pub dispatch_send_fp8: RawFunction,
     pub dispatch_send_bulk: RawFunction,
     pub dispatch_receive: RawFunction,
     pub combine_send: RawFunction,
@@ -136,6 +137,7 @@ impl Kernels {
         let combine = load("sm90_bf16_moe_combine")?;
         Ok(Self {
             dispatch_send: dispatch.function("sm90_moe_dispatch_send", 0)?,
+            dispatch_send_fp8: dispatch.function("sm90_bf16_moe_dispatch_send_fp8", 0)?,
             dispatch_send_bulk: dispatch.function("sm90_moe_dispatch_send_bulk", BULK_SMEM)?,
             dispatch_receive: dispatch.function("sm90_moe_dispatch_receive", 0)?,
             combine_send: combine.function("sm90_bf16_moe_combine_send", 0)?,
